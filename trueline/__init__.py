@@ -1,0 +1,1 @@
+"""Align language models with feedback, and prove what the feedback bought."""
