@@ -1,7 +1,8 @@
 """The one error a user meets: where, what it got, what it wanted, and the cure.
 
-Everything a user can cause (a bad row, an unknown option, a missing file) raises `UserError`; the command line prints its
-text without a traceback. Programming mistakes stay ordinary exceptions, so that they are never mistaken for a user's.
+Everything a user can cause (a bad row, an unknown option, a missing file) raises `UserError`; the command line prints
+its text without a traceback. Programming mistakes stay ordinary exceptions, so that they are never mistaken for a
+user's.
 """
 
 

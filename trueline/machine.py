@@ -1,7 +1,8 @@
 """Values that say *where* and *how fast*, never *what*: they are excluded from every artefact's identity by their type.
 
-Anything that inherits `Runtime` is left out of fingerprints (`store.fingerprint`) and only recorded. The machine in force
-is a context variable, so that no stage passes it on by hand; a stage may override it with its own `machine=` argument.
+Anything that inherits `Runtime` is left out of fingerprints (`store.fingerprint`) and only recorded. The machine in
+force is a context variable, so that no stage passes it on by hand; a stage may override it with its own `machine=`
+argument.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 A `Group` is append-only: sampling fills completions, judging adds feedback or preferences, nothing rewrites. `None`
 everywhere means *abstained* or *not known*, never zero, and an abstention is carried along instead of dropped.
 
-This module knows nothing of tokens, models or files other than JSON lines; how text becomes tokens is `chat`'s business,
-where records live is `store`'s. Reading is strict: a bad row names its file, line, field, what it got and what it wanted.
+This module knows nothing of tokens, models or files other than JSON lines; how text becomes tokens is `chat`'s
+business, where records live is `store`'s. Reading is strict: a bad row names its file, line, field, what it got and
+what it wanted.
 
 One JSON line of a groups file, worked out:
 
@@ -46,9 +47,9 @@ class Message(Record):
 class Prompt(Record):
     """What is asked: the conversation so far, ending before the assistant's next turn.
 
-    `id` is the corpus' own id where it has one and a hash of the messages otherwise, so that the same question has the
-    same id in every run. `reference` is a known good answer or None. `meta` is the corpus' business (split, source, facts
-    to grade by); nothing here reads it.
+    `id` is the corpus' own id where it has one and a hash of the messages otherwise, so that the same question has
+    the same id in every run. `reference` is a known good answer or None. `meta` is the corpus' business (split,
+    source, facts to grade by); nothing here reads it.
     """
 
     messages: tuple[Message, ...]
@@ -76,10 +77,11 @@ class Prompt(Record):
 class Completion(Record):
     """One answer: what was written, who wrote it, under which condition, and whether it ended or was cut.
 
-    `author` is the fingerprint label of the policy (or the name of a teacher or data set). `ask` is the condition it was
-    sampled under. `stopped` is "stop" where the author ended the answer itself and "length" where it was cut: a cut answer
-    never trains an end-of-turn token. `tokens` and `logprobs` (natural log, one per token, of the sampling distribution at
-    temperature 1) are kept where the engine knows them; `tokens` include the end-of-turn token of an ended answer.
+    `author` is the fingerprint label of the policy (or the name of a teacher or data set). `ask` is the condition it
+    was sampled under. `stopped` is "stop" where the author ended the answer itself and "length" where it was cut: a
+    cut answer never trains an end-of-turn token. `tokens` and `logprobs` (natural log, one per token, of the sampling
+    distribution at temperature 1) are kept where the engine knows them; `tokens` include the end-of-turn token of an
+    ended answer.
     """
 
     text: str
@@ -103,9 +105,9 @@ class Feedback(Record):
 class Preference(Record):
     """How one critic ranked two completions of a group.
 
-    `p` is the probability that `left` is better than `right`: 1 left, 0 right, 0.5 a tie, in between a soft label, None an
-    abstention. `orders` are the single verdicts behind a two-order comparison (left shown first, right shown first), both
-    as the probability that *left* wins, so that the flip rate can be counted.
+    `p` is the probability that `left` is better than `right`: 1 left, 0 right, 0.5 a tie, in between a soft label,
+    None an abstention. `orders` are the single verdicts behind a two-order comparison (left shown first, right shown
+    first), both as the probability that *left* wins, so that the flip rate can be counted.
     """
 
     left: int

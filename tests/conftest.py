@@ -1,0 +1,23 @@
+"""Fixtures shared by all tests. Real public data lies beside the checkout and is optional: a test that wants it skips, saying why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Hubs are never asked in tests: what a test loads is local or made by the test.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real public data and small real models: $TRUELINE_DATA, or ../shared/data beside the checkout."""
+    folder = Path(os.environ.get("TRUELINE_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real public data is not at {folder}; set TRUELINE_DATA to run this test")
+    return folder
