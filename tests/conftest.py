@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests. Real public data lies beside the checkout and is optional: a test that wants it skips, saying why."""
+"""Fixtures shared by all tests. Real public data lies beside the checkout and is optional: without it a test skips."""
 
 from __future__ import annotations
 

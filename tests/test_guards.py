@@ -67,7 +67,7 @@ def test_no_file_over_500_lines_and_no_function_over_80():
 
 
 def test_imports_go_down_the_layers_only():
-    """records, store, machine <- chat, trie, ... <- stage packages <- recipes <- cli; between the packages: protocols."""
+    """records, store <- chat, trie, ... <- stage packages <- recipes <- cli; between the packages: protocols."""
     wrong = []
     for path in SOURCES:
         here = layer_name(path)
