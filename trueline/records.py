@@ -37,14 +37,14 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """Base of all records: frozen, strict about unknown fields, defaults left out of the JSON."""
 
 
-class Message(Record):
+class Message(Record, frozen=True):
     """One turn of a conversation."""
 
     role: Role
     content: str
 
 
-class Prompt(Record):
+class Prompt(Record, frozen=True):
     """What is asked: the conversation so far, ending before the assistant's next turn.
 
     `id` is the corpus' own id where it has one and a hash of the messages otherwise, so that the same question has
@@ -74,7 +74,7 @@ class Prompt(Record):
         return self.messages[-1].content
 
 
-class Completion(Record):
+class Completion(Record, frozen=True):
     """One answer: what was written, who wrote it, under which condition, and whether it ended or was cut.
 
     `author` is the fingerprint label of the policy (or the name of a teacher or data set). `ask` is the condition it
@@ -92,7 +92,7 @@ class Completion(Record):
     logprobs: tuple[float, ...] | None = None
 
 
-class Feedback(Record):
+class Feedback(Record, frozen=True):
     """What one critic said of one completion. Score, label and text all None: it abstained; `raw` keeps its reply."""
 
     by: str
@@ -102,7 +102,7 @@ class Feedback(Record):
     raw: str | None = None
 
 
-class Preference(Record):
+class Preference(Record, frozen=True):
     """How one critic ranked two completions of a group.
 
     `p` is the probability that `left` is better than `right`: 1 left, 0 right, 0.5 a tie, in between a soft label,
@@ -124,7 +124,7 @@ class Preference(Record):
             raise ValueError(f"a preference compares two completions, not completion {self.left} with itself")
 
 
-class Group(Record):
+class Group(Record, frozen=True):
     """A prompt, its completions, feedback per completion (empty, or one tuple per completion), and preferences."""
 
     prompt: Prompt

@@ -1,0 +1,1 @@
+"""Evaluation: duels, statistics over prompts, and the report."""

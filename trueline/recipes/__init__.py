@@ -1,0 +1,1 @@
+"""Recipes: short typed functions in pipeline order. Read one and you have read the method."""
