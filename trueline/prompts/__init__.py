@@ -1,1 +1,1 @@
-"""Corpora: rows of files become prompts, groups and demonstrations. Nothing here knows tokens or models beyond `check`."""
+"""Corpora: rows of files become prompts, groups and demonstrations. Nothing here knows models, `check` excepted."""

@@ -1,1 +1,1 @@
-"""The embedded default: an invented town with tiny models, an oracle teacher and critics. No download, no key, exact grades."""
+"""The embedded default: an invented town, tiny models, an oracle teacher and critics. No download, no key, exact."""
