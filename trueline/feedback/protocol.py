@@ -1,0 +1,70 @@
+"""What a critic is and what a comparer is: the two ways of saying something about answers.
+
+A `Critic` takes groups and returns them with feedback or preferences added; it is what `judge` runs. A `Comparer`
+says which of two answers to one prompt is better, in the order shown; it is what `Compare` and `duel` ask. Both are
+frozen dataclasses: the value is its own configuration and its own identity, and one that holds a `Policy` makes it a
+parent of whatever it judges.
+
+Nothing here imports torch or knows where records live; any package may import this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from trueline.records import Group, Prompt
+
+Item = tuple[Prompt, str, str]
+"""One question to a comparer: the prompt, the answer shown first, the answer shown second."""
+
+
+@runtime_checkable
+class Critic(Protocol):
+    """Says something of every completion of every group.
+
+    Returns the same groups in the same order, each with feedback or preferences *added*; `judge` refuses a critic
+    that drops, reorders or rewrites. An abstention is a `Feedback` or `Preference` whose values are None.
+
+    `name` is what the feedback is signed with. `calls` is what judging that many groups with that many completions in
+    all will ask of whoever is behind the critic (a model, an API, an oracle): an upper estimate for the plan, 0 where
+    nobody is asked.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, groups: Sequence[Group]) -> list[Group]: ...
+
+    def calls(self, groups: int, completions: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One answer of a comparer.
+
+    `p` is the probability that the answer shown FIRST is better (0.5 a tie, None an abstention: nothing that could be
+    read as a verdict); `raw` is the reply it was read from.
+    """
+
+    p: float | None
+    raw: str = ""
+
+    def __post_init__(self) -> None:
+        if self.p is not None and not 0.0 <= self.p <= 1.0:
+            raise ValueError(f"a verdict is a probability between 0 and 1, not {self.p}")
+
+
+@runtime_checkable
+class Comparer(Protocol):
+    """Says which of two answers is better, in the order they are shown.
+
+    A comparer is one-sided and may be biased by position; whoever asks decides how many orders to show. It is a
+    function of the item: the same prompt and the same two texts in the same order may be answered from a cache.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def compare(self, items: Sequence[Item]) -> list[Verdict]: ...
