@@ -1,0 +1,99 @@
+"""What an objective is: the only thing a training method adds to the loop.
+
+An objective is a frozen dataclass: at once configuration, callable and identity. It sees the outputs of one forward
+pass over a micro-batch and returns a *sum*; the loop divides by the objective's own weight of the whole optimiser step,
+counted over all micro-batches and processes before the first forward pass, so that neither accumulation nor the number
+of processes changes a result.
+
+It keeps out of devices, optimisers and text. Nothing here imports torch when a recipe is only planned.
+
+Shape suffixes: N sequences of the micro-batch, P pairs of it, E scored tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+
+    from trueline.trie import Outputs, Trie
+
+Metrics = dict[str, tuple[Any, float]]
+"""Name -> (sum, count): the loop adds both over micro-batches and processes and reports their quotient."""
+
+
+@dataclass(eq=False)
+class Batch:
+    """A micro-batch as objectives see it, known in full before the forward pass.
+
+    keys: content hash of each example. chosen_P, rejected_P: sequence indices of each pair's first and second answer
+    (empty where examples hold one answer). p_P: probability that the first is the better one. counts_N: scored tokens
+    of each sequence. reference_logps_N: summed log-probs under the reference, where the objective needs them.
+    rewards_N: what the scalar head reads at each sequence's last token, filled in after the forward pass where the
+    objective needs "reward".
+    """
+
+    trie: Trie
+    keys: Sequence[str]
+    counts_N: torch.Tensor
+    chosen_P: torch.Tensor
+    rejected_P: torch.Tensor
+    p_P: torch.Tensor
+    reference_logps_N: torch.Tensor | None = None
+    rewards_N: torch.Tensor | None = None
+
+    @property
+    def n(self) -> int:
+        """How many sequences."""
+        return self.trie.n
+
+
+@dataclass
+class Loss:
+    """A sum over the micro-batch (a scalar tensor with a gradient) and what to report of it."""
+
+    sum: torch.Tensor
+    metrics: Metrics = field(default_factory=dict)
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A training loss.
+
+    `needs` names what the loop must provide: "logps" (log-probs of scored tokens), "reference" (the reference policy's
+    summed log-probs), "reward" (a scalar head on the hidden state of each sequence's last token), "pairs" (examples of
+    two answers). `weight` is what the summed loss is divided by (pairs, sequences, tokens); it depends on the batch
+    alone.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def weight(self, batch: Batch) -> float: ...
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> Loss: ...
+
+
+def pair_metrics(prefix: str, left_P: torch.Tensor, right_P: torch.Tensor, p_P: torch.Tensor) -> Metrics:
+    """Reports on a pair of scores: each side's mean, the margin, and how often the preferred side scores higher.
+
+    The preferred side is the first where p > 1/2, the second where p < 1/2; "chosen" and "rejected" are named after
+    it. Equal scores count half, pairs without a preference (p = 1/2) count in margin and sides but not in accuracy.
+    """
+    import torch
+
+    n = float(left_P.numel())
+    swapped_P = p_P < 0.5
+    chosen_P = torch.where(swapped_P, right_P, left_P).detach()
+    rejected_P = torch.where(swapped_P, left_P, right_P).detach()
+    decided_P = p_P != 0.5
+    right = (torch.sign(chosen_P - rejected_P) + 1) / 2 * decided_P
+    return {
+        f"{prefix}/chosen": (chosen_P.sum(), n),
+        f"{prefix}/rejected": (rejected_P.sum(), n),
+        f"{prefix}/margin": ((chosen_P - rejected_P).sum(), n),
+        f"{prefix}/accuracy": (right.sum(), decided_P.sum()),
+    }
