@@ -10,7 +10,10 @@ Nothing here imports torch or knows where records live; any package may import t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -68,3 +71,24 @@ class Comparer(Protocol):
     def name(self) -> str: ...
 
     def compare(self, items: Sequence[Item]) -> list[Verdict]: ...
+
+
+_meter: contextvars.ContextVar[Counter[str] | None] = contextvars.ContextVar("meter", default=None)
+
+
+@contextlib.contextmanager
+def metering() -> Iterator[Counter[str]]:
+    """Collect what critics `meter` inside the block; `judge` and `duel` write it into their record's counts."""
+    counter: Counter[str] = Counter()
+    token = _meter.set(counter)
+    try:
+        yield counter
+    finally:
+        _meter.reset(token)
+
+
+def meter(name: str, n: int = 1) -> None:
+    """Count something where it happens: "critic_calls" for questions really asked, "cached" for remembered answers."""
+    counter = _meter.get()
+    if counter is not None:
+        counter[name] += n
