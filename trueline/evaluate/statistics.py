@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95
 RESAMPLES = 10_000
 SEED = 0
-RIDGE = 0.01
+RIDGE = 1e-3
 _CHUNK_CELLS = 2_000_000  # resampled cells held at once: bounds memory, changes no result
 
 
