@@ -101,6 +101,11 @@ class Feedback(Record, frozen=True):
     text: str | None = None
     raw: str | None = None
 
+    @property
+    def abstained(self) -> bool:
+        """Whether nothing was said: neither a score nor a label nor a text."""
+        return self.score is None and self.label is None and self.text is None
+
 
 class Preference(Record, frozen=True):
     """How one critic ranked two completions of a group.
@@ -122,6 +127,12 @@ class Preference(Record, frozen=True):
             raise ValueError(f"a preference is a probability between 0 and 1, not {self.p}")
         if self.left == self.right:
             raise ValueError(f"a preference compares two completions, not completion {self.left} with itself")
+
+    @property
+    def flipped(self) -> bool | None:
+        """Whether the two orders name different winners; None unless both were asked and decided. A tie is no flip."""
+        orders = [p for p in self.orders if p is not None]
+        return (orders[0] - 0.5) * (orders[1] - 0.5) < 0 if len(orders) == 2 else None
 
 
 class Group(Record, frozen=True):

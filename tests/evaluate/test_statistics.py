@@ -14,12 +14,12 @@ from trueline.evaluate.statistics import (
     difference,
     fit_logistic,
     from_alpaca_eval,
-    is_flip,
     length_controlled,
     mean_interval,
     per_prompt,
     win_rate,
 )
+from trueline.records import Preference
 
 verdicts = st.none() | st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1)
 
@@ -44,11 +44,12 @@ def test_several_pairs_of_one_prompt_weigh_as_one_prompt():
     assert (result.wins, result.losses) == (3, 1)
 
 
-def test_flips_are_pairs_whose_orders_name_different_winners():
+def test_flips_are_counted_among_pairs_decided_in_both_orders():
     """(0.9, 0.3) flips; (0.9, 0.6) agrees; (0.5, 0.1) has a tie and is none; (0.9, None) is not decided in both."""
     orders = [(0.9, 0.3), (0.9, 0.6), (0.5, 0.1), (0.9, None), ()]
-    assert [is_flip(pair) for pair in orders] == [True, False, False, False, False]
-    result = win_rate([0.6, 0.75, 0.3, None, 0.5], orders=orders)
+    flipped = [Preference(0, 1, orders=pair).flipped for pair in orders]
+    assert flipped == [True, False, False, None, None]
+    result = win_rate([0.6, 0.75, 0.3, None, 0.5], flipped=flipped)
     assert (result.flips, result.both_orders) == (1, 3)
     assert result.flip_rate == pytest.approx(1 / 3)
     assert win_rate([0.5]).flip_rate is None

@@ -132,16 +132,17 @@ class WinRate(Record, frozen=True):
 def win_rate(
     ps: Sequence[float | None],
     prompts: Sequence[str] | None = None,
-    orders: Sequence[Sequence[float | None]] = (),
+    flipped: Sequence[bool | None] = (),
 ) -> WinRate:
     """Win rate of the left side from preferences, one prompt each unless `prompts` says otherwise.
+
+    `flipped` says of each pair whether its two orders named different winners, None where not both were decided.
 
     >>> result = win_rate([1.0, 0.0, 0.5, None])
     >>> result.rate.mean, result.rate.n, result.wins, result.losses, result.ties, result.abstained
     (0.5, 3, 1, 1, 1, 1)
     """
     prompts = prompts if prompts is not None else [str(i) for i in range(len(ps))]
-    both = [pair for pair in orders if len(pair) == 2 and None not in pair]
     return WinRate(
         rate=mean_interval(list(per_prompt(ps, prompts).values())),
         pairs=len(ps),
@@ -149,17 +150,9 @@ def win_rate(
         losses=sum(p is not None and p < 0.5 for p in ps),
         ties=sum(p == 0.5 for p in ps),
         abstained=sum(p is None for p in ps),
-        flips=sum(is_flip(pair) for pair in both),
-        both_orders=len(both),
+        flips=sum(flip is True for flip in flipped),
+        both_orders=sum(flip is not None for flip in flipped),
     )
-
-
-def is_flip(orders: Sequence[float | None]) -> bool:
-    """Whether two verdicts on one pair (both as the probability that left wins) name different winners."""
-    if len(orders) != 2:
-        return False
-    a, b = orders
-    return a is not None and b is not None and (a - 0.5) * (b - 0.5) < 0
 
 
 def from_alpaca_eval(preference: float | None) -> float | None:
