@@ -26,6 +26,7 @@ class Machine(Runtime):
     micro_tokens: trie tokens per forward and backward pass (after sharing); bounds memory, changes no result.
     sample_rows: sequences decoded at once.
     precision: "auto" (bf16 where the device multiplies in it, else fp32), "fp32" or "bf16".
+    gradient_checkpointing: recompute each layer in the backward pass: less memory, a third more time, same result.
     threads: CPU threads of torch; 0 leaves the choice to torch.
     checkpoint_steps: optimiser steps between two checkpoints of a training; 0: none.
     shard: groups per shard of `draw` and `judge`; a killed run loses at most the unfinished one.
@@ -37,6 +38,7 @@ class Machine(Runtime):
     micro_tokens: int = 8192
     sample_rows: int = 64
     precision: str = "auto"
+    gradient_checkpointing: bool = False
     threads: int = 0
     checkpoint_steps: int = 50
     shard: int = 64

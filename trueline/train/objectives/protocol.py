@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from trueline.trie import Outputs, Trie
 
-Metrics = dict[str, tuple[Any, float]]
-"""Name -> (sum, count): the loop adds both over micro-batches and processes and reports their quotient."""
+Metrics = dict[str, tuple[Any, Any]]
+"""Name -> (sum, count), numbers or scalar tensors: the loop adds both over everything and reports their quotient."""
 
 
 @dataclass(eq=False)

@@ -1,0 +1,91 @@
+"""Checkpoints of a training under way: one safetensors file, renamed into place, that says everything a resumed run
+needs.
+
+What is not in it needs no saving: the order of the data and the random numbers of each step follow from the seed and
+the step, the learning rate from the step. A training killed at any moment and run again ends with the same weights as
+an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from trueline.errors import UserError
+
+NAME = "checkpoint.safetensors"
+
+
+def save(
+    folder: Path, step: int, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write the state after `step` optimiser steps; the previous checkpoint stands until this one is complete."""
+    tensors = {f"parameter/{name}": p.detach() for name, p in parameters.items()}
+    for name, p in parameters.items():
+        for slot, value in optimizer.state.get(p, {}).items():
+            tensors[f"optimizer/{slot}/{name}"] = torch.as_tensor(value)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    partial = folder / (NAME + ".tmp")
+    save_file(tensors, partial, metadata={"state": json.dumps({"step": step})})
+    os.replace(partial, folder / NAME)
+
+
+def restore(folder: Path, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """Put the last checkpoint's state into place; the number of steps it has seen, 0 where there is none."""
+    path = folder / NAME
+    if not path.is_file():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        step = int(json.loads(file.metadata()["state"])["step"])
+        names = set(file.keys())
+        if {f"parameter/{name}" for name in parameters} != {n for n in names if n.startswith("parameter/")}:
+            cure = "Remove the unfinished folder and run again."
+            raise UserError(f"checkpoint {path}", "it holds other parameters", "this model's", cure)
+        state: dict[str, dict[str, Any]] = {name: {} for name in parameters}
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(file.get_tensor(f"parameter/{name}"))
+        for name in names:
+            if name.startswith("optimizer/"):
+                _, slot, parameter = name.split("/", 2)
+                state[parameter][slot] = file.get_tensor(name)
+    restore_optimizer(optimizer, {parameters[name]: slots for name, slots in state.items() if slots})
+    return step
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, slots: dict[torch.nn.Parameter, dict[str, Any]]) -> None:
+    """Load per-parameter state; torch's own loader puts each slot on the right device."""
+    whole = optimizer.state_dict()
+    order = [p for group in optimizer.param_groups for p in group["params"]]
+    whole["state"] = {index: slots[p] for index, p in enumerate(order) if p in slots}
+    optimizer.load_state_dict(whole)
+
+
+def clear(folder: Path) -> None:
+    """Remove the checkpoint of a training that is done."""
+    for name in (NAME, NAME + ".tmp"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def keep_rows(path: Path, step: int) -> None:
+    """Drop the logged rows of steps after `step`, which a resumed run logs again, and a line cut short by a kill."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith(b"\n") and int(row.get("step", 0)) <= step:
+            kept.append(line)
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_bytes(b"".join(kept))
+    os.replace(partial, path)

@@ -1,0 +1,357 @@
+"""The training loop: once, for every objective.
+
+An optimiser step is `batch_size` examples. Its weight (pairs, tokens: what the objective says) is counted over all
+micro-batches and processes *before* the first forward pass and divides each loss before its backward pass, so that
+memory, accumulation and the number of processes change nothing. Random numbers come from (seed, step, process), the
+order of the data from (seed, epoch): a resumed run needs neither saved.
+
+What is trained on is `rows`' business, what is minimised `objectives`', where it runs `machine`'s. Processes are
+accelerate's; gradients are summed across them by hand, since a pass over a trie is not a call of the model's `forward`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trueline import machine as machines
+from trueline import models, trie
+from trueline.errors import UserError
+from trueline.train import batches, checkpoints, rows, schedules
+from trueline.train.optimizers import AdamW, Optimizer, parameter_groups
+
+if TYPE_CHECKING:
+    from trueline.machine import Machine
+    from trueline.pipeline import Work
+    from trueline.train.objectives.protocol import Batch, Loss, Objective
+    from trueline.train.rows import Row
+
+LOG_EVERY = 10
+"""Steps between two readings of the metrics: each reading waits for the device."""
+
+BUCKET = 1 << 25
+"""Numbers summed across processes at once; bounds the memory of the flattened copy."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: part of a policy's identity.
+
+    epochs: passes over the rows. batch_size: examples per optimiser step. lr: peak learning rate. schedule: "cosine",
+    "linear" or "constant". warmup: share of all steps (below 1) or number of steps. weight_decay: decoupled, of
+    matrices only. max_grad_norm: global L2 norm that gradients are clipped to, 0 leaves them. seed: of the data's
+    order, of new parameters, of dropout.
+    """
+
+    lr: float = 1e-5
+    epochs: int = 1
+    batch_size: int = 32
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    optimizer: Optimizer = field(default_factory=AdamW)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0), ("max_grad_norm", 0)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= least):
+                raise UserError(f"train({name}=...)", f"got {value}", f"a number of at least {least}")
+        schedules.warmup_steps(self.warmup, 1)
+        schedules.multiplier(self.schedule, 0, 1, 0)
+
+
+@dataclass
+class Loop:
+    """The state of one training; `fit` drives it."""
+
+    model: Any
+    rows: Sequence[Row]
+    objective: Objective
+    settings: Settings
+    machine: Machine
+    accelerator: Any
+    reference: batches.Reference | None
+    head: torch.nn.Linear | None
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if self.head is not None:
+            named |= {f"head.{name}": p for name, p in self.head.named_parameters()}
+        self.parameters: dict[str, torch.nn.Parameter] = named
+        groups = parameter_groups(named.items(), self.settings.weight_decay)
+        self.optimizer = self.settings.optimizer.build(groups, self.settings.lr)
+        self.per_epoch = rows.steps_per_epoch(len(self.rows), self.settings.batch_size)
+        self.total = self.per_epoch * self.settings.epochs
+        self.warm = schedules.warmup_steps(self.settings.warmup, self.total)
+        self.want = frozenset({"last_hidden"} if "reward" in self.objective.needs else ()) | frozenset(
+            {"logps"} & self.objective.needs
+        )
+        self.dtype = models.autocast_dtype(self.machine)
+        self.pending: list[dict[str, Any]] = []
+
+    def step(self, number: int, indices: Any) -> None:
+        """One optimiser step, the `number`-th from 0, over the rows at `indices`."""
+        began = time.perf_counter()
+        lr = self.settings.lr * schedules.multiplier(self.settings.schedule, number, self.total, self.warm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        processes = self.accelerator.num_processes
+        mine = batches.share(self.rows, indices, self.accelerator.process_index, processes)
+        micro = batches.micro_batches(self.rows, mine, self.machine.micro_tokens, self.reference)
+        weight = sum(self.objective.weight(batch) for batch in micro)
+        if processes > 1:
+            weight = self.sum_over_processes(torch.tensor([weight], dtype=torch.float64)).item()
+        torch.manual_seed((self.settings.seed * 1_000_003 + number) * 1009 + self.accelerator.process_index)
+        losses = []
+        for batch in micro:
+            loss = self.loss(batches.to(batch, self.device))
+            (loss.sum / weight).backward()
+            losses.append(Loss_(loss.sum.detach() / weight, loss.metrics))
+        if processes > 1:
+            self.sum_gradients()
+        norm = self.clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.pending.append(
+            {
+                "step": number + 1,
+                "epoch": (number + 1) / self.per_epoch,
+                "lr": lr,
+                "grad_norm": norm,
+                "losses": losses,
+                "examples": len(mine),
+                "tokens": sum(self.rows[i].tokens for i in mine),
+                "trie_tokens": sum(len(batch.trie) for batch in micro),
+                "seconds": time.perf_counter() - began,
+            }
+        )
+
+    def loss(self, batch: Batch) -> Loss:
+        """One forward pass and the objective's view of it."""
+        low = torch.autocast(self.device.type, self.dtype) if self.dtype else contextlib.nullcontext()
+        with low:
+            outputs = trie.forward(self.model, batch.trie, self.want)
+        if self.head is not None:
+            assert outputs.last_hidden_ND is not None
+            batch.rewards_N = self.head(outputs.last_hidden_ND.to(self.head.weight.dtype))[:, 0]
+        return self.objective(outputs, batch)
+
+    def clip(self) -> torch.Tensor:
+        """Clip the gradients in place; their global norm before."""
+        limit = self.settings.max_grad_norm or math.inf
+        gradients = [p for p in self.parameters.values() if p.grad is not None]
+        if not self.settings.max_grad_norm:
+            return torch.nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
+        return torch.nn.utils.clip_grad_norm_(gradients, limit)
+
+    def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over the process group."""
+        return self.accelerator.reduce(tensor.to(self.accelerator.device), reduction="sum")
+
+    def sum_gradients(self) -> None:
+        """Sum gradients over processes, in buckets. A parameter that no process used keeps none, as in one process."""
+        parameters = list(self.parameters.values())
+        used = torch.tensor([float(p.grad is not None) for p in parameters])
+        used = self.sum_over_processes(used).cpu()
+        live = [p for p, n in zip(parameters, used.tolist(), strict=True) if n]
+        for p in live:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        for bucket in buckets(live, BUCKET):
+            flat = self.sum_over_processes(torch.cat([p.grad.reshape(-1) for p in bucket if p.grad is not None]))
+            for p, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+                p.grad = part.view_as(p).to(p.device)
+
+    def flush(self) -> list[dict[str, Any]]:
+        """Read the metrics of the steps since the last flush, over all processes, as rows of numbers.
+
+        Raises `UserError` where a loss or a gradient is not finite.
+        """
+        steps, self.pending = [summed(step) for step in self.pending], []
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            found = gather_object(steps)
+            each = len(steps)
+            steps = [merged(found[i::each]) for i in range(each)]
+        logged = [as_row(step) for step in steps]
+        for row in logged:
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(row[name]):
+                    cure = "Lower lr, lengthen the warm-up, or compute in fp32."
+                    raise UserError(f"training step {row['step']}", f"{name} is {row[name]}", "a finite number", cure)
+        return logged
+
+
+@dataclass
+class Loss_:
+    """A micro-batch's share of the step's loss, and its metrics."""
+
+    value: torch.Tensor
+    metrics: Mapping[str, tuple[Any, Any]]
+
+
+def summed(step: dict[str, Any]) -> dict[str, Any]:
+    """A pending step with its tensors as numbers, read from the device at once."""
+    metrics: dict[str, list[Any]] = {}
+    for loss in step["losses"]:
+        for name, pair in (("loss", (loss.value, 0.0)), *loss.metrics.items()):
+            metrics.setdefault(name, []).append(pair)
+    flat = [x for pairs in metrics.values() for pair in pairs for x in pair] + [step["grad_norm"]]
+    tensors = [x.detach().reshape(()).to(torch.float32) for x in flat if isinstance(x, torch.Tensor)]
+    values = iter(torch.stack(tensors).tolist() if tensors else [])
+    numbers = iter([next(values) if isinstance(x, torch.Tensor) else float(x) for x in flat])
+    sums = {
+        name: [sum(column) for column in zip(*[(next(numbers), next(numbers)) for _ in pairs], strict=True)]
+        for name, pairs in metrics.items()
+    }
+    out = {name: value for name, value in step.items() if name != "losses"}
+    return out | {"grad_norm": next(numbers), "metrics": sums}
+
+
+def merged(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """One step as seen by all processes."""
+    out = dict(steps[0])
+    for name in ("examples", "tokens", "trie_tokens"):
+        out[name] = sum(step[name] for step in steps)
+    out["seconds"] = max(step["seconds"] for step in steps)
+    names = dict.fromkeys(name for step in steps for name in step["metrics"])
+    columns = {name: [step["metrics"][name] for step in steps if name in step["metrics"]] for name in names}
+    out["metrics"] = {name: [sum(x) for x in zip(*pairs, strict=True)] for name, pairs in columns.items()}
+    return out
+
+
+def as_row(step: dict[str, Any]) -> dict[str, Any]:
+    """What is logged of a step; a metric that nothing counted towards is left out."""
+    metrics = dict(step["metrics"])
+    loss = metrics.pop("loss", [0.0, 0.0])[0]
+    row = {name: step[name] for name in ("step", "epoch", "lr")}
+    row |= {"loss": loss, "grad_norm": step["grad_norm"]}
+    row |= {name: total / count for name, (total, count) in metrics.items() if count}
+    row |= {name: step[name] for name in ("examples", "tokens", "trie_tokens")}
+    return row | {"sharing": step["tokens"] / max(1, step["trie_tokens"]), "seconds": round(step["seconds"], 4)}
+
+
+def buckets(parameters: list[torch.nn.Parameter], most: int) -> Iterator[list[torch.nn.Parameter]]:
+    """Consecutive parameters of one dtype, at most `most` numbers together (one parameter at least)."""
+    bucket: list[torch.nn.Parameter] = []
+    room = most
+    for p in parameters:
+        if bucket and (p.numel() > room or p.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, room = [], most
+        bucket.append(p)
+        room -= p.numel()
+    if bucket:
+        yield bucket
+
+
+def fit(
+    model: Any,
+    data: Sequence[Row],
+    objective: Objective,
+    settings: Settings,
+    *,
+    reference: batches.Reference | None = None,
+    head: torch.nn.Linear | None = None,
+    work: Work | None = None,
+    machine: Machine | None = None,
+) -> list[dict[str, Any]]:
+    """Train `model` (and `head`) in place on `data`; the metric rows of the steps taken by this call.
+
+    `model` is in training mode and ready for `trie.forward`; what has `requires_grad` is trained. `reference` holds
+    the summed log-probs of each row's answers, where the objective needs them. With `work`, metrics, progress and
+    checkpoints go to its folder, and a checkpoint found there is resumed from; without, nothing is written.
+
+    Raises `UserError` for data that does not fit the objective, and for a loss that is not finite.
+    """
+    machine = machine or machines.current()
+    batches.check_pairs(data, objective.needs)
+    if reference is not None:
+        batches.check_reference(data, reference)
+    if machine.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    accelerator = open_accelerator(model, machine, work)
+    loop = Loop(model, data, objective, settings, machine, accelerator, reference, head)
+    folder = work.dir if work is not None else None
+    start = checkpoints.restore(folder, loop.parameters, loop.optimizer) if folder else 0
+    if folder and accelerator.is_main_process:
+        checkpoints.keep_rows(folder / "metrics.jsonl", start)
+    accelerator.wait_for_everyone()
+    devices = [loop.device] if loop.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), progress(work, loop.total, start) as bar:
+        history = run(loop, start, work, folder, bar)
+    for tracker in getattr(accelerator, "trackers", []):
+        tracker.finish()
+    return history
+
+
+def run(loop: Loop, start: int, work: Work | None, folder: Path | None, bar: Any) -> list[dict[str, Any]]:
+    """Take the steps from `start` to the end; log and checkpoint on the way."""
+    settings, machine, accelerator = loop.settings, loop.machine, loop.accelerator
+    history: list[dict[str, Any]] = []
+    every = machine.checkpoint_steps
+    steps = rows.plan(len(loop.rows), settings.batch_size, settings.epochs, settings.seed, start)
+    for number, indices in enumerate(steps, start):
+        loop.step(number, indices)
+        done = number + 1
+        keep = bool(folder and every and done % every == 0 and done < loop.total)
+        if keep or done % LOG_EVERY == 0 or done == loop.total:
+            fresh = loop.flush()
+            history += fresh
+            if work is not None and accelerator.is_main_process:
+                for row in fresh:
+                    work.log(row)
+                    accelerator.log(row, step=row["step"])
+                bar.update(f"loss {fresh[-1]['loss']:.4f}")
+        if keep and folder:
+            if accelerator.is_main_process:
+                checkpoints.save(folder, done, loop.parameters, loop.optimizer)
+            accelerator.wait_for_everyone()
+        bar.advance(1)
+    return history
+
+
+def open_accelerator(model: Any, machine: Machine, work: Work | None) -> Any:
+    """The process group in force (or none), and the tracker, if one is asked for."""
+    from accelerate import Accelerator
+
+    cpu = next(model.parameters()).device.type == "cpu"
+    if not machine.tracker or work is None:
+        return Accelerator(cpu=cpu)
+    accelerator = Accelerator(cpu=cpu, log_with=machine.tracker, project_dir=str(work.dir))
+    accelerator.init_trackers("trueline")
+    return accelerator
+
+
+@contextlib.contextmanager
+def progress(work: Work | None, total: int, start: int) -> Iterator[Any]:
+    """The stage's progress bar, already at `start`; something silent without a stage."""
+    if work is None:
+        yield Silent()
+        return
+    with work.progress(total, "train") as bar:
+        if start:
+            bar.advance(start)
+        yield bar
+
+
+class Silent:
+    """A progress bar for nobody."""
+
+    def advance(self, n: int = 1) -> None:
+        """Nothing to show."""
+
+    def update(self, text: str) -> None:
+        """Nothing to show."""

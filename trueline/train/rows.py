@@ -1,0 +1,254 @@
+"""From examples to token rows: rendering, lengths, and the refusals. Tokenised once per training.
+
+Text becomes tokens through `chat.Renderer` alone. Every row that is cut or dropped is counted with its reason; a row is
+never trained at the wrong token: an ended answer scores exactly one end-of-turn token, its last, and a cut answer none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from trueline import trie
+from trueline.errors import UserError
+from trueline.records import Message
+
+if TYPE_CHECKING:
+    from trueline.chat import Renderer
+    from trueline.pipeline import Work
+    from trueline.train.views import Answer, Example
+
+Long = Literal["drop", "cut", "error"]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A tokenised example: one or two sequences, and the probability that the first is the better one.
+
+    ended: of each sequence, whether its answer carries an end-of-turn token. cost: trie tokens of the row by itself.
+    """
+
+    sequences: tuple[trie.Sequence, ...]
+    ended: tuple[bool, ...]
+    key: str
+    p: float = 1.0
+    whole: bool = False
+    cost: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its sequences, shared ones counted for each."""
+        return sum(s.ids.size for s in self.sequences)
+
+    @property
+    def scored(self) -> int:
+        """Tokens that are trained or read."""
+        return sum(int(s.scored.sum()) for s in self.sequences)
+
+
+class Unfit(Exception):
+    """Why an example gives no row; the message is the reason that is counted."""
+
+
+@dataclass
+class Encoder:
+    """Turns examples into rows for one model.
+
+    max_length: tokens of prompt and answer together, the end-of-turn token included. long: what happens to an answer
+    beyond it: "drop" the row, "cut" its end (the cut answer then trains no end-of-turn), or "error". closed: every
+    answer ends with an end-of-turn token, cut ones too, as a reward head wants to read there; meant for objectives
+    that do not train tokens.
+    """
+
+    renderer: Renderer
+    max_length: int = 1024
+    long: Long = "drop"
+    closed: bool = False
+    cut: int = field(default=0, init=False)
+    _prompt: tuple[tuple[Message, ...], list[int]] = field(default=((), []), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.long not in ("drop", "cut", "error"):
+            raise UserError("train(long=...)", f'got "{self.long}"', '"drop", "cut" or "error"')
+        if self.max_length < 2:
+            raise UserError("train(max_length=...)", f"got {self.max_length}", "2 tokens or more")
+
+    def __call__(self, example: Example) -> Row:
+        """The example's row. Raises `Unfit` with the reason where it has none."""
+        if example.skip:
+            raise Unfit(example.skip)
+        if example.whole:
+            return self.document(example)
+        if any(not answer.text.strip() for answer in example.answers):
+            raise Unfit("empty answer")
+        texts = {answer.text for answer in example.answers}
+        if len(texts) < len(example.answers):
+            raise Unfit("the two answers are the same")
+        prompt = self.prompt_ids(example.messages)
+        if len(prompt) + 2 > self.max_length:
+            self.refuse(f"prompt of {len(prompt)} tokens", example)
+            raise Unfit("the prompt alone fills max_length")
+        sequences, ended = [], []
+        for answer in example.answers:
+            ids, closed = self.answer_ids(answer, self.max_length - len(prompt), example)
+            sequences.append(trie.Sequence.of(prompt, ids))
+            ended.append(closed)
+        if len(sequences) == 2 and np.array_equal(sequences[0].ids, sequences[1].ids):
+            raise Unfit("the two answers are the same once cut")
+        return finish(sequences, ended, example)
+
+    def prompt_ids(self, messages: tuple[Message, ...]) -> list[int]:
+        """Tokens before the answer; the last prompt's are kept, as a group's examples follow each other."""
+        if not messages:
+            raise Unfit("no prompt")
+        if self._prompt[0] != messages:
+            self._prompt = (messages, self.renderer.prompt_ids(messages))
+        return self._prompt[1]
+
+    def answer_ids(self, answer: Answer, room: int, example: Example) -> tuple[list[int], bool]:
+        """Tokens of an answer that fit into `room`, and whether they end with the end-of-turn token."""
+        end = self.renderer.end_id
+        ended = answer.ended or self.closed
+        ids = list(self.renderer.answer_ids(answer.text, ended))
+        if ids.count(end) != int(ended) or (ended and ids[-1] != end):
+            raise Unfit("an end-of-turn token inside the answer")
+        if len(ids) <= room:
+            return ids, ended
+        self.refuse(f"prompt and answer of {len(ids) - room + self.max_length} tokens", example)
+        if self.long == "drop":
+            raise Unfit("longer than max_length")
+        self.cut += 1
+        return ([*ids[: room - 1], end], True) if self.closed else (ids[:room], False)
+
+    def document(self, example: Example) -> Row:
+        """A row whose every token is scored but the first, which nothing predicts."""
+        if example.messages:
+            ids, ended = list(self.renderer.conversation(example.messages).ids), False
+        else:
+            answer = example.answers[0]
+            ids, ended = list(self.renderer.answer_ids(answer.text, answer.ended)), answer.ended
+        if len(ids) < 2:
+            raise Unfit("empty document")
+        if len(ids) > self.max_length:
+            self.refuse(f"document of {len(ids)} tokens", example)
+            if self.long == "drop":
+                raise Unfit("longer than max_length")
+            self.cut += 1
+            ids, ended = ids[: self.max_length], False
+        return finish([trie.Sequence.of(ids[:1], ids[1:])], [ended], example)
+
+    def refuse(self, got: str, example: Example) -> None:
+        """Stop at the first row that is too long, where that was asked for."""
+        if self.long == "error":
+            text = (example.messages[-1].content if example.messages else example.answers[0].text)[:60]
+            cure = 'Raise max_length, or choose long="drop" or long="cut".'
+            raise UserError(f'the row of "{text}..."', got, f"at most max_length={self.max_length}", cure)
+
+
+def finish(sequences: list[trie.Sequence], ended: list[bool], example: Example) -> Row:
+    """The row of an example's sequences, with what it costs."""
+    return Row(tuple(sequences), tuple(ended), example.key, example.p, example.whole, trie.size(sequences))
+
+
+def encode(
+    examples: Iterable[Example], encoder: Encoder, work: Work | None = None, max_dropped: float = 0.1
+) -> list[Row]:
+    """The rows of `examples`, in order. Dropped ones go to `work` with their reason.
+
+    Raises `UserError` where a larger share than `max_dropped` was dropped, or nothing is left.
+    """
+    rows: list[Row] = []
+    reasons: dict[str, int] = {}
+    left_out: dict[str, int] = {}
+    total = 0
+    for number, example in enumerate(examples):
+        if example.left_out:
+            left_out[example.left_out] = left_out.get(example.left_out, 0) + 1
+            continue
+        total += 1
+        try:
+            rows.append(encoder(example))
+        except Unfit as reason:
+            reasons[str(reason)] = reasons.get(str(reason), 0) + 1
+            if work is not None:
+                work.drop(str(reason), as_json(example), f"example {number}")
+    if work is not None:
+        for name, n in (("examples", len(rows)), ("cut", encoder.cut), ("left_out", sum(left_out.values()))):
+            if n:
+                work.count(name, n)
+        if left_out:
+            work.note("left_out", left_out)
+    refuse_too_many_dropped(total, reasons, max_dropped)
+    if not rows:
+        why = f"none of {sum(left_out.values())} was kept ({listed(left_out)})" if left_out else "the view gave none"
+        raise UserError("the training examples", why, "at least one", "Look at the groups the view reads.")
+    check(rows[0], encoder.renderer)
+    return rows
+
+
+def refuse_too_many_dropped(total: int, reasons: dict[str, int], max_dropped: float) -> None:
+    """Stop a run that would train on much less than it was given."""
+    dropped = sum(reasons.values())
+    if dropped > max_dropped * total:
+        raise UserError(
+            "the training examples",
+            f"{dropped} of {total} would be dropped ({listed(reasons)})",
+            f"at most a share of max_dropped={max_dropped:g}",
+            "Mend the rows (dropped.jsonl lists them), raise max_length, or allow more with max_dropped.",
+        )
+
+
+def listed(reasons: dict[str, int]) -> str:
+    """Reasons and their counts, most frequent first."""
+    return ", ".join(f"{reason}: {n}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1]))
+
+
+def as_json(example: Example) -> dict[str, Any]:
+    """An example as it is written aside."""
+    return {
+        "messages": [{"role": m.role, "content": m.content} for m in example.messages],
+        "answers": [{"text": a.text, "ended": a.ended} for a in example.answers],
+        "p": example.p,
+    }
+
+
+def check(row: Row, renderer: Renderer) -> None:
+    """A loud look at a row before anything is spent: tokens are scored, and each ended answer ends exactly once.
+
+    Raises `UserError` when the renderer and the tokenizer disagree about either.
+    """
+    for sequence, ended in zip(row.sequences, row.ended, strict=True):
+        trained = sequence.ids[sequence.scored]
+        ends = int((trained == renderer.end_id).sum())
+        shown = renderer.decode(trained.tolist())[:80]
+        where = f'the rendering of "{shown}"'
+        if not trained.size:
+            raise UserError(where, "no token is trained", "the answer's tokens", "Look at it with `trueline check`.")
+        if row.whole:
+            continue
+        if ends != int(ended) or (ended and trained[-1] != renderer.end_id):
+            wanted = "exactly one, at the end" if ended else "none, as the answer is cut"
+            got = f"{ends} end-of-turn tokens are trained"
+            raise UserError(where, got, wanted, "Look at it with `trueline check`.")
+
+
+def order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of `n` rows in an epoch: a permutation from (seed, epoch) only, so that it can be resumed anywhere."""
+    return np.argsort(np.random.default_rng([seed, epoch]).random(n), kind="stable")
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Optimiser steps in an epoch; the last one may be smaller, no row is left out."""
+    return -(-n // batch_size)
+
+
+def plan(n: int, batch_size: int, epochs: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
+    """The row indices of each optimiser step from step `start` on."""
+    per_epoch = steps_per_epoch(n, batch_size)
+    for epoch in range(start // per_epoch, epochs):
+        permutation = order(n, seed, epoch)
+        for step in range(start % per_epoch if epoch == start // per_epoch else 0, per_epoch):
+            yield permutation[step * batch_size : (step + 1) * batch_size]
