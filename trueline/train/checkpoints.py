@@ -24,40 +24,45 @@ NAME = "checkpoint.safetensors"
 
 
 def save(
-    folder: Path, step: int, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+    folder: Path,
+    state: dict[str, Any],
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write the state after `step` optimiser steps; the previous checkpoint stands until this one is complete."""
+    """Write weights, optimiser and the loop's own `state` (JSON-able); the last checkpoint stands until this one does."""
     tensors = {f"parameter/{name}": p.detach() for name, p in parameters.items()}
     for name, p in parameters.items():
         for slot, value in optimizer.state.get(p, {}).items():
             tensors[f"optimizer/{slot}/{name}"] = torch.as_tensor(value)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     partial = folder / (NAME + ".tmp")
-    save_file(tensors, partial, metadata={"state": json.dumps({"step": step})})
+    save_file(tensors, partial, metadata={"state": json.dumps(state)})
     os.replace(partial, folder / NAME)
 
 
-def restore(folder: Path, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
-    """Put the last checkpoint's state into place; the number of steps it has seen, 0 where there is none."""
+def restore(
+    folder: Path, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Put the last checkpoint's weights and optimiser into place; the loop's state, or None where there is none."""
     path = folder / NAME
     if not path.is_file():
-        return 0
+        return None
     with safe_open(path, framework="pt") as file:
-        step = int(json.loads(file.metadata()["state"])["step"])
+        kept: dict[str, Any] = json.loads(file.metadata()["state"])
         names = set(file.keys())
         if {f"parameter/{name}" for name in parameters} != {n for n in names if n.startswith("parameter/")}:
             cure = "Remove the unfinished folder and run again."
             raise UserError(f"checkpoint {path}", "it holds other parameters", "this model's", cure)
-        state: dict[str, dict[str, Any]] = {name: {} for name in parameters}
+        slots: dict[str, dict[str, Any]] = {name: {} for name in parameters}
         with torch.no_grad():
             for name, p in parameters.items():
                 p.copy_(file.get_tensor(f"parameter/{name}"))
         for name in names:
             if name.startswith("optimizer/"):
                 _, slot, parameter = name.split("/", 2)
-                state[parameter][slot] = file.get_tensor(name)
-    restore_optimizer(optimizer, {parameters[name]: slots for name, slots in state.items() if slots})
-    return step
+                slots[parameter][slot] = file.get_tensor(name)
+    restore_optimizer(optimizer, {parameters[name]: found for name, found in slots.items() if found})
+    return kept
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, slots: dict[torch.nn.Parameter, dict[str, Any]]) -> None:
@@ -66,26 +71,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, slots: dict[torch.nn.Par
     order = [p for group in optimizer.param_groups for p in group["params"]]
     whole["state"] = {index: slots[p] for index, p in enumerate(order) if p in slots}
     optimizer.load_state_dict(whole)
-
-
-def clear(folder: Path) -> None:
-    """Remove the checkpoint of a training that is done."""
-    for name in (NAME, NAME + ".tmp"):
-        (folder / name).unlink(missing_ok=True)
-
-
-def keep_rows(path: Path, step: int) -> None:
-    """Drop the logged rows of steps after `step`, which a resumed run logs again, and a line cut short by a kill."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if line.endswith(b"\n") and int(row.get("step", 0)) <= step:
-            kept.append(line)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_bytes(b"".join(kept))
-    os.replace(partial, path)

@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,9 +28,10 @@ from trueline.train.optimizers import AdamW, Optimizer, parameter_groups
 
 if TYPE_CHECKING:
     from trueline.machine import Machine
-    from trueline.pipeline import Work
+    from trueline.progress import Meter
     from trueline.train.objectives.protocol import Batch, Loss, Objective
     from trueline.train.rows import Row
+    from trueline.work import Work
 
 LOG_EVERY = 10
 """Steps between two readings of the metrics: each reading waits for the device."""
@@ -284,43 +284,56 @@ def fit(
         model.enable_input_require_grads()
     accelerator = open_accelerator(model, machine, work)
     loop = Loop(model, data, objective, settings, machine, accelerator, reference, head)
-    folder = work.dir if work is not None else None
-    start = checkpoints.restore(folder, loop.parameters, loop.optimizer) if folder else 0
-    if folder and accelerator.is_main_process:
-        checkpoints.keep_rows(folder / "metrics.jsonl", start)
-    accelerator.wait_for_everyone()
+    start = resume(loop, work) if work is not None else 0
     devices = [loop.device] if loop.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), progress(work, loop.total, start) as bar:
-        history = run(loop, start, work, folder, bar)
-    for tracker in getattr(accelerator, "trackers", []):
+    bar = work.progress(loop.total, "train", done=start) if work is not None else contextlib.nullcontext()
+    with torch.random.fork_rng(devices=devices), bar as meter:
+        history = run(loop, start, work, meter)
+    for tracker in accelerator.trackers:
         tracker.finish()
     return history
 
 
-def run(loop: Loop, start: int, work: Work | None, folder: Path | None, bar: Any) -> list[dict[str, Any]]:
+def resume(loop: Loop, work: Work) -> int:
+    """Put a killed run's last checkpoint into place, if there is one; the number of steps already taken."""
+    state = checkpoints.restore(work.scratch, loop.parameters, loop.optimizer)
+    if state is None:
+        return 0
+    work.restore(state["work"])
+    return int(state["step"])
+
+
+def run(loop: Loop, start: int, work: Work | None, meter: Meter | None) -> list[dict[str, Any]]:
     """Take the steps from `start` to the end; log and checkpoint on the way."""
-    settings, machine, accelerator = loop.settings, loop.machine, loop.accelerator
+    settings, accelerator = loop.settings, loop.accelerator
     history: list[dict[str, Any]] = []
-    every = machine.checkpoint_steps
+    every = loop.machine.checkpoint_steps if work is not None else 0
     steps = rows.plan(len(loop.rows), settings.batch_size, settings.epochs, settings.seed, start)
-    for number, indices in enumerate(steps, start):
-        loop.step(number, indices)
-        done = number + 1
-        keep = bool(folder and every and done % every == 0 and done < loop.total)
+    for done, indices in enumerate(steps, start + 1):
+        loop.step(done - 1, indices)
+        keep = bool(every) and done % every == 0 and done < loop.total
         if keep or done % LOG_EVERY == 0 or done == loop.total:
             fresh = loop.flush()
             history += fresh
-            if work is not None and accelerator.is_main_process:
-                for row in fresh:
-                    work.log(row)
-                    accelerator.log(row, step=row["step"])
-                bar.update(f"loss {fresh[-1]['loss']:.4f}")
-        if keep and folder:
+            if work is not None and meter is not None:
+                report(fresh, work, accelerator, meter)
+        if keep and work is not None:
             if accelerator.is_main_process:
-                checkpoints.save(folder, done, loop.parameters, loop.optimizer)
+                state = {"step": done, "work": work.state()}
+                checkpoints.save(work.scratch, state, loop.parameters, loop.optimizer)
             accelerator.wait_for_everyone()
-        bar.advance(1)
+        if meter is not None:
+            meter.advance(1)
     return history
+
+
+def report(fresh: list[dict[str, Any]], work: Work, accelerator: Any, meter: Meter) -> None:
+    """Rows to metrics.jsonl and the tracker, the last loss to the progress bar."""
+    for row in fresh:
+        work.log(row)
+        if accelerator.trackers:
+            accelerator.log(row, step=row["step"])
+    meter.update(f"train, loss {fresh[-1]['loss']:.4f}")
 
 
 def open_accelerator(model: Any, machine: Machine, work: Work | None) -> Any:
@@ -333,25 +346,3 @@ def open_accelerator(model: Any, machine: Machine, work: Work | None) -> Any:
     accelerator = Accelerator(cpu=cpu, log_with=machine.tracker, project_dir=str(work.dir))
     accelerator.init_trackers("trueline")
     return accelerator
-
-
-@contextlib.contextmanager
-def progress(work: Work | None, total: int, start: int) -> Iterator[Any]:
-    """The stage's progress bar, already at `start`; something silent without a stage."""
-    if work is None:
-        yield Silent()
-        return
-    with work.progress(total, "train") as bar:
-        if start:
-            bar.advance(start)
-        yield bar
-
-
-class Silent:
-    """A progress bar for nobody."""
-
-    def advance(self, n: int = 1) -> None:
-        """Nothing to show."""
-
-    def update(self, text: str) -> None:
-        """Nothing to show."""

@@ -18,8 +18,8 @@ from trueline.records import Message
 
 if TYPE_CHECKING:
     from trueline.chat import Renderer
-    from trueline.pipeline import Work
     from trueline.train.views import Answer, Example
+    from trueline.work import Work
 
 Long = Literal["drop", "cut", "error"]
 
