@@ -21,7 +21,7 @@ EVERYTHING = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT /
 EXCEPTIONS: dict[str, str] = {}  # "path" or "path:function" -> "date: reason"
 
 LAYERS = {
-    **dict.fromkeys(["errors", "records", "store", "fingerprint", "machine", "progress"], 0),
+    **dict.fromkeys(["errors", "records", "store", "fingerprint", "machine", "progress", "work"], 0),
     **dict.fromkeys(["chat", "trie", "attention", "models", "pipeline", "worker"], 1),
     **dict.fromkeys(["prompts", "sample", "feedback", "train", "evaluate", "serve", "world"], 2),
     "recipes": 3,
