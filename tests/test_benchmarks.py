@@ -1,0 +1,84 @@
+"""The harness: ratios, interleaving, who counts as the peer, and how results are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import harness
+from benchmarks.harness import Options, Result, race, ratios
+
+
+def scripted(log: list[str], name: str, *seconds: float):
+    """A contestant that reports these seconds, one per call, the uncounted first call included."""
+    left = iter(seconds)
+
+    def run() -> float:
+        log.append(name)
+        return next(left)
+
+    return run
+
+
+def test_a_race_is_interleaved_and_reports_the_median_ratio_to_the_fastest_peer():
+    """Ours takes 1, 2, 1, 2, 1; the peer "fast" 3, 4, 5, 6, 2: ratios 3, 2, 5, 3, 2, median 3, from 2 to 5."""
+    log: list[str] = []
+    ours = scripted(log, "ours", 9, 1, 2, 1, 2, 1)
+    peers = {"slow": scripted(log, "slow", 9, 4, 5, 6, 7, 5), "fast": scripted(log, "fast", 9, 3, 4, 5, 6, 2)}
+    # The best of two rounds is 4 for "slow" and 3 for "fast": 4/3 > 1.3 sends it away, having taken 4/3 and 5/4 as long.
+    result = race("case", ours, peers, bound=5.0, unit="step")
+    assert log == ["ours", "slow", "fast"] * 3 + ["ours", "fast"] * 3
+    assert result == Result("case", 3.0, 2.0, 5.0, "fast", 5.0, "step", "its other settings: slow ×1.29")
+
+
+def test_a_close_peer_stays_and_the_least_median_is_the_peer():
+    """Medians 3 ("a") and 2.9 ("b"): "b" is the peer, though "a" won single rounds."""
+    log: list[str] = []
+    peers = {"a": scripted(log, "a", 1, 2, 3, 3, 3, 4), "b": scripted(log, "b", 1, 2.5, 2.9, 2.9, 2.9, 4)}
+    result = race("case", scripted(log, "ours", 1, 1, 1, 1, 1, 1), peers)
+    assert (result.peer, result.ratio) == ("b", 2.9)
+
+
+def test_a_contestant_that_times_nothing_itself_is_timed_whole():
+    assert 0 <= harness.timed(lambda: None) < 1
+    assert harness.timed(lambda: 7.0) == 7.0
+
+
+def test_ratios_are_taken_round_by_round():
+    """A slow round of the machine hits both: (10, 20) and (1, 2) are both a ratio of 2."""
+    assert ratios([10, 1, 1], [20, 2, 3]) == (2, 2, 3)
+
+
+def test_the_page_is_rewritten_between_its_markers_only(tmp_path: Path):
+    page = tmp_path / "performance.md"
+    page.write_text("# Speed\n\n<!-- benchmarks.train: begin -->\nold\n<!-- benchmarks.train: end -->\n\nTail.\n")
+    harness.write_page("train", [Result("a|b", 2.5, 2.0, 3.0, "peer", None, "step")], page, said="Here.")
+    harness.write_page("sample", [Result("c", 1.0, 1.0, 1.0, "peer", 1.5, "batch")], page)
+    text = page.read_text()
+    assert "old" not in text and text.startswith("# Speed\n") and "Tail.\n\n<!-- benchmarks.sample: begin -->" in text
+    assert "| a\\|b | **2.50** | 2.00–3.00 | – | peer | step |  |" in text
+    again = text
+    harness.write_page("sample", [Result("c", 1.0, 1.0, 1.0, "peer", 1.5, "batch")], page)
+    assert page.read_text() == again
+
+
+def test_the_command_line_writes_json_and_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def bench(options: Options):
+        for case in ("DPO HH 5M", "SFT HH 5M"):
+            if options.wants(case):
+                yield Result(case, 2.0, 1.5, 2.5, "peer", 3.0, "step", "note")
+
+    out = tmp_path / "out.json"
+    harness.main("toy", bench, "A toy.", ["--only", "hh sft", "--json", str(out)])
+    row = {"case": "SFT HH 5M", "ratio": 2.0, "low": 1.5, "high": 2.5, "peer": "peer", "bound": 3.0}
+    assert json.loads(out.read_text()) == [row | {"unit": "step", "note": "note"}]
+    assert "SFT HH 5M: 2.00 (1.50–2.50)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["--repeats", "4"], ["--only", "nothing"], ["--write", "--quick"]])
+def test_too_few_rounds_no_case_and_a_partial_page_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        harness.main("toy", lambda options: [], "A toy.", argv)
+    assert argv[0] in capsys.readouterr().err
