@@ -11,6 +11,7 @@ write at once. Deleting the file loses no result, it only costs the calls again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ import msgspec
 from trueline import store
 from trueline.errors import UserError
 from trueline.feedback.protocol import Comparer, Item, Verdict, meter
+from trueline.fingerprint import fingerprint
 
 FILE = "verdicts.sqlite"
 _LOOKUPS = 500  # SQLite allows at least 999 variables in one statement
@@ -28,9 +30,11 @@ _LOOKUPS = 500  # SQLite allows at least 999 variables in one statement
 
 def ask(comparer: Comparer, items: Sequence[Item]) -> list[Verdict]:
     """The comparer's verdicts on the items, in order; only items never answered before are asked, each once."""
-    asker = store.fingerprint(comparer)
+    asker = fingerprint(comparer, f"comparer {comparer.name}")
     keys = [item_key(asker, item) for item in items]
-    with _opened(Path(store.current().root) / FILE) as table:
+    here = store.current()
+    here.create()
+    with _opened(here.root / FILE) as table:
         known = _look_up(table, keys)
         missing = {key: item for key, item in zip(keys, items, strict=True) if key not in known}
         if missing:
@@ -42,7 +46,7 @@ def ask(comparer: Comparer, items: Sequence[Item]) -> list[Verdict]:
             with table:  # one transaction
                 table.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", rows)
             known.update(fresh)
-    meter("critic_calls", len(missing))
+    meter("critic_calls", len(items))
     meter("cached", len(items) - len(missing))
     return [known[key] for key in keys]
 
@@ -64,13 +68,14 @@ def _look_up(table: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Verdic
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=60)) as table:
             table.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, p REAL, raw TEXT) WITHOUT ROWID")
             yield table
     except sqlite3.Error as error:
+        if "disk is full" in str(error):
+            raise OSError(errno.ENOSPC, str(error), str(path)) from error
         raise UserError(
-            str(path), f"the verdict cache cannot be used ({error})", "a readable SQLite file on a disk with space",
-            "Free some space, or delete the file: no result is lost, only the calls are made again.",
+            str(path), f"the verdict cache cannot be used ({error})", "a readable SQLite file",
+            "Delete it: no result is lost, only the calls are made again.",
         ) from error  # fmt: skip

@@ -88,7 +88,11 @@ def metering() -> Iterator[Counter[str]]:
 
 
 def meter(name: str, n: int = 1) -> None:
-    """Count something where it happens: "critic_calls" for questions really asked, "cached" for remembered answers."""
+    """Count something where it happens.
+
+    "critic_calls" counts every question whose answer was used, "cached" those of them answered from memory: the first
+    is what the method needs, and equal in a run that was killed and resumed; the difference is what was paid this time.
+    """
     counter = _meter.get()
     if counter is not None:
         counter[name] += n

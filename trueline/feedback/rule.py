@@ -6,24 +6,22 @@
     judge(groups, Rule(brief))
 
 The function takes the answer's text, or the `Prompt` and the text; which, its signature tells. It returns a number,
-True or False (1 and 0), or None to abstain. It must stand at the top level of a module: its qualified name and its
-code are its identity, so that an edited rule judges anew. Code that it calls is not looked into; a Rule whose helpers
-changed says so by another `rev`.
+True or False (1 and 0), or None to abstain. It must stand at the top level of a module: its name and its source are
+its identity, so that an edited rule judges anew. Code that it calls is not looked into; a Rule whose helpers changed
+says so by another `rev`.
 """
 
 from __future__ import annotations
 
-import ast
+import functools
 import inspect
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
 
 from trueline.errors import UserError
-from trueline.records import Feedback, Group, Prompt, content_hash
+from trueline.records import Feedback, Group, Prompt
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,14 @@ class Rule:
 
     @property
     def name(self) -> str:
-        return f"rule:{self.function.__name__}"
+        return f"rule:{self._called}"
 
-    def identity(self) -> dict[str, Any]:
-        """What the fields do not hold: the function's code, so that an edit is a new rule and a comment is not."""
-        return {"code": code_hash(self.function)}
+    @property
+    def _called(self) -> str:
+        function = self.function
+        while isinstance(function, functools.partial):
+            function = function.func
+        return function.__name__
 
     def calls(self, groups: int, completions: int) -> int:
         return 0
@@ -68,7 +69,7 @@ class Rule:
         keyword_only = [p.name for p in parameters if p.kind == kinds.KEYWORD_ONLY and p.default is kinds.empty]
         if len(needed) not in (1, 2) or keyword_only:
             raise UserError(
-                f"Rule({self.function.__name__})",
+                f"Rule({self._called})",
                 f"the function needs {len(needed) + len(keyword_only)} arguments",
                 "one (the text) or two (the prompt, the text); others need defaults",
             )
@@ -80,29 +81,14 @@ class Rule:
             return None
         if not isinstance(said, Real):
             raise UserError(
-                f"rule {self.function.__name__} on prompt {prompt.id}",
+                f"rule {self._called} on prompt {prompt.id}",
                 f"it returned {type(said).__name__} {said!r:.80}",
                 "a number, True or False, or None to abstain",
             )
         score = float(said)
         if not math.isfinite(score):
             raise UserError(
-                f"rule {self.function.__name__} on prompt {prompt.id}", f"it returned {score}", "a finite number",
+                f"rule {self._called} on prompt {prompt.id}", f"it returned {score}", "a finite number",
                 "Return None where the rule has nothing to say.",
             )  # fmt: skip
         return score
-
-
-def code_hash(function: Callable[..., Any]) -> str:
-    """Hash of a function's code without comments, docstring and layout; of its name where it has no source."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return content_hash(getattr(function, "__qualname__", repr(function)))
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            and ast.get_docstring(node) is not None
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return content_hash(ast.unparse(tree))

@@ -1,0 +1,85 @@
+"""`judge`: a critic says something of every completion, and it is written down beside what was said before.
+
+    judged = judge(samples, Compare(by=oracle))
+
+Groups are append-only: `judge` refuses a critic that changed, dropped or reordered anything it was given. Abstentions
+are kept and counted. Work is cut into shards, so that a killed run loses at most the unfinished one; how a critic
+reaches its opinion is the critic's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from trueline.errors import UserError
+from trueline.feedback.protocol import Critic, metering
+from trueline.pipeline import Work, stage
+from trueline.records import Group, read_jsonl
+from trueline.store import Groups, shards
+
+
+def _estimate(groups: Groups, critic: Critic, **_: Any) -> dict[str, int]:
+    known = groups.count
+    return {"critic_calls": critic.calls(known.get("groups", known.get("prompts", 0)), known.get("samples", 0))}
+
+
+@stage(Groups, rev=1, label="judge", estimate=_estimate)
+def judge(work: Work, groups: Groups, critic: Critic) -> None:
+    """The groups with what `critic` says of them added.
+
+    Counted in the record: critic_calls (questions whose answers were used), cached (those of them answered from
+    memory), scored, abstained, and for preferences compared, ties and flips (two orders that name different winners).
+    """
+    if not callable(critic):
+        cure = "Wrap it: Compare(by=...)." if hasattr(critic, "compare") else ""
+        raise UserError("judge(critic=...)", f"got {critic!r}", "a critic, called with groups", cure)
+
+    def process(part: Sequence[Group]) -> list[Group]:
+        with metering() as metered:
+            said = critic(part)
+        check_appended(part, said, critic.name)
+        for name, n in metered.items():
+            work.count(name, n)
+        return said
+
+    shards(work, list(groups.read()), process)
+    for name, n in tally(read_jsonl(work.dir / "groups.jsonl", Group), critic.name).items():
+        work.count(name, n)
+
+
+def check_appended(before: Sequence[Group], after: Sequence[Group], name: str) -> None:
+    """Raise `UserError` unless `after` is `before` with feedback and preferences added at the ends."""
+    if len(after) != len(before):
+        raise UserError(
+            f"critic {name}", f"it returned {len(after)} groups for {len(before)}", "the same groups in the same order",
+            "Abstain with a Feedback or Preference of None instead of dropping.",
+        )  # fmt: skip
+    for old, new in zip(before, after, strict=True):
+        said = old.feedback or ((),) * len(old.completions)
+        kept = (
+            new.prompt == old.prompt
+            and new.completions == old.completions
+            and new.preferences[: len(old.preferences)] == old.preferences
+            and (not old.feedback or len(new.feedback) == len(old.feedback))
+            and all(now[: len(was)] == was for was, now in zip(said, new.feedback, strict=False))
+        )
+        if not kept:
+            raise UserError(
+                f"critic {name} on prompt {old.prompt.id}", "it changed what it was given",
+                "groups with something added", "Use group.with_feedback(...) or group.with_preferences(...).",
+            )  # fmt: skip
+
+
+def tally(groups: Iterable[Group], by: str) -> dict[str, int]:
+    """What critic `by` said of these groups, in numbers."""
+    counts = dict.fromkeys(("abstained", "scored", "compared", "ties", "flips"), 0)
+    for group in groups:
+        feedback = [f for said in group.feedback for f in said if f.by == by]
+        preferences = [p for p in group.preferences if p.by == by]
+        counts["scored"] += sum(f.score is not None for f in feedback)
+        counts["compared"] += len(preferences)
+        counts["ties"] += sum(p.p == 0.5 for p in preferences)
+        counts["flips"] += sum(p.flipped is True for p in preferences)
+        counts["abstained"] += sum(f.abstained for f in feedback) + sum(p.p is None for p in preferences)
+    return {name: n for name, n in counts.items() if n or name == "abstained"}
