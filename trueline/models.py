@@ -10,19 +10,28 @@ Which tokens a conversation becomes is `chat`'s business, how a batch runs is `t
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trueline.errors import UserError
+from trueline.fingerprint import call_site
+from trueline.pipeline import stage
+from trueline.store import File, Policy
+from trueline.work import write_atomic
 
 if TYPE_CHECKING:
     import torch
 
     from trueline.chat import Renderer
     from trueline.machine import Machine
+    from trueline.work import Work
 
 HEAD = "head.safetensors"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+PARTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*",
+         "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.*", "*.model")  # fmt: skip
+"""The files that make a model what it is; a readme beside them is not part of its identity."""
 
 
 @dataclass
@@ -83,6 +92,7 @@ def load(
     machine: Machine | None = None,
     chat: str = "auto",
     train: bool = False,
+    full: bool = False,
 ) -> Loaded:
     """Open a policy (a `Policy`, or a folder) for training or, frozen and in eval mode, for reading and sampling.
 
@@ -101,7 +111,7 @@ def load(
     folder = folder_of(policy)
     tokenizer = open_tokenizer(folder)
     added = prepare(tokenizer, chat)
-    low = not train and machines.device(machine).startswith("cuda") and autocast_dtype(machine) is not None
+    low = not (train or full) and machines.device(machine).startswith("cuda") and autocast_dtype(machine) is not None
     model = open_weights(folder, torch.bfloat16 if low else torch.float32)
     if added or len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         grow(model, len(tokenizer))
@@ -127,18 +137,28 @@ def folder_of(policy: Any) -> Path:
     if not folder.is_dir():
         cure = "Check the path, or name a hub model through `models.pretrained`."
         raise UserError(f'model "{folder}"', "there is no such folder", "a Hugging Face model folder", cure)
-    if not (folder / "config.json").is_file():
-        raise UserError(f'model "{folder}"', "it holds no config.json", "a Hugging Face model folder")
+    check_folder(folder)
     return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be a model: no config, no tokenizer, no safetensors."""
+    where = f'model "{folder}"'
+    if not (folder / "config.json").is_file():
+        raise UserError(where, "it holds no config.json", "a Hugging Face model folder", "Check the path.")
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        cure = "Save the tokenizer into the folder: tokenizer.save_pretrained(folder)."
+        raise UserError(where, "it holds no tokenizer", "tokenizer.json beside config.json", cure)
+    if not any(folder.glob("*.safetensors")):
+        found = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights at all"
+        cure = "Open it once with transformers and save_pretrained(folder): that writes safetensors."
+        raise UserError(where, f"found {found}", "weights in safetensors (nothing is unpickled)", cure)
 
 
 def open_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder. Raises `UserError` where it is missing, broken, or knows no end."""
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
-        cure = "Save the tokenizer into the folder: tokenizer.save_pretrained(folder)."
-        raise UserError(f'model "{folder}"', "it holds no tokenizer", "tokenizer.json beside config.json", cure)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
@@ -153,10 +173,6 @@ def open_weights(folder: Path, dtype: torch.dtype) -> Any:
     """The causal language model of a folder, from safetensors."""
     from transformers import AutoModelForCausalLM
 
-    if not any(folder.glob("*.safetensors")):
-        found = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "no weights at all"
-        cure = "Open it once with transformers and save_pretrained(folder): that writes safetensors."
-        raise UserError(f'model "{folder}"', f"found {found}", "weights in safetensors (nothing is unpickled)", cure)
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
@@ -257,3 +273,107 @@ def save(model: Any, tokenizer: Any, folder: str | os.PathLike[str], head: torch
     if head is not None:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
         save_file(weights, folder / HEAD, metadata={"format": "pt"})
+
+
+def fitting(model: Any, max_length: int) -> int:
+    """`max_length`, or the model's own longest sequence where that is shorter."""
+    own = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    return min(max_length, own) if own else max_length
+
+
+# --- naming a model in a recipe --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder of the user's: its identity is the content of its weights, config and tokenizer."""
+
+    path: str = field(compare=False)
+
+    def identity(self) -> dict[str, str]:
+        """SHA-256 of each file that makes the model what it is."""
+        found = sorted({path for pattern in PARTS for path in Path(self.path).glob(pattern) if path.is_file()})
+        return {path.name: File(path).sha256 for path in found}
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model of the Hugging Face hub at one commit."""
+
+    id: str
+    revision: str
+
+
+def pretrained(base: str | os.PathLike[str], revision: str | None = None) -> Policy:
+    """The handle on a model to start from: a local folder, or a hub id such as "Qwen/Qwen2.5-0.5B".
+
+    A folder is known by the content of its files; a hub model by its id and commit, which `revision` (a branch, tag or
+    commit; default the main branch) is resolved to when the recipe is written, so that a moved branch is another model.
+    Without a network the commit in the local hub cache is taken.
+
+    Raises `UserError` for a model that is not there, or not of a kind that can be opened.
+    """
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(call_site(), f"revision={revision!r} for the folder {folder}", "a hub id", "Leave it out.")
+        check_folder(folder)
+        return opened(ModelFolder(str(folder.resolve())), label=label_of(folder.resolve().name))
+    name = os.fspath(base)
+    parts = name.split("/")
+    if len(parts) > 2 or name.startswith((".", "~", "/")) or "\\" in name or not all(parts):
+        cure = "Check the path; a hub id has the form owner/name."
+        raise UserError(call_site(), f'there is no model folder "{name}"', "a Hugging Face model folder", cure)
+    return opened(HubModel(name, resolved(name, revision)), label=label_of(parts[-1]))
+
+
+def label_of(name: str) -> str:
+    """A model's name as an artefact's label."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "_.+-") else "-" for c in name).strip("-._+")
+    return kept.removesuffix(".part") or "model"
+
+
+def resolved(name: str, revision: str | None) -> str:
+    """The commit that a hub model's revision stands for: asked of the hub, else read from its local cache."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    where = f'model "{name}"'
+    try:
+        found = HfApi().model_info(name, revision=revision, timeout=10).sha
+        if found:
+            return str(found)
+    except RevisionNotFoundError:
+        raise UserError(where, f'it has no revision "{revision}"', "a branch, tag or commit") from None
+    except GatedRepoError:
+        raise UserError(where, "the hub lets only those in who asked", "access", "Ask for it on the hub.") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        cure = "Check the spelling, or name a local folder."
+        raise UserError(where, "unknown: no folder here, no such model on the hub", "a model", cure) from None
+    except Exception as error:
+        # Anything else means that the hub was not reached: offline by choice, no network, a proxy, a time-out.
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent.name
+        got = f"no folder here, not in the hub cache, and the hub was not reached ({type(error).__name__})"
+        raise UserError(where, got, "a model", "Name a local folder, or connect to the network.") from None
+    raise UserError(where, "the hub names no commit", "a model with files")
+
+
+@stage(Policy, rev=1, name="pretrained")
+def opened(work: Work, source: ModelFolder | HubModel) -> None:
+    """Point at a folder, fetching a hub model into the hub's own cache first."""
+    import msgspec
+
+    if isinstance(source, HubModel):
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = snapshot_download(source.id, revision=source.revision, allow_patterns=list(PARTS))
+        except Exception as error:
+            cure = "Run again with a network; finished files are kept."
+            raise UserError(f'model "{source.id}"', first_line(error), "its files from the hub", cure) from error
+        check_folder(Path(folder))
+    else:
+        folder = source.path
+    write_atomic(work.dir / "pointer.json", msgspec.json.encode({"path": folder}) + b"\n")

@@ -117,7 +117,7 @@ class Plain:
 
 
 def test_clipping_bounds_the_step():
-    """One step of gradient descent moves the weights by lr * max_grad_norm = 0.1 * 0.01; the norm logged is unclipped."""
+    """A step of gradient descent moves the weights by lr * max_grad_norm = 0.1 * 0.01; the norm logged is unclipped."""
     settings = Settings(lr=0.1, batch_size=12, warmup=0.0, max_grad_norm=0.01, optimizer=Plain())
     before = tiny.weights(tiny.model())
     (row,), after = trained(SFT("sequence"), settings)

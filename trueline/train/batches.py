@@ -6,8 +6,9 @@ cut into micro-batches is decided here, by trie tokens, and changes no result.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -76,6 +77,11 @@ def to(batch: Batch, device: torch.device | str) -> Batch:
         if value is not None:
             setattr(batch, name, value.to(device))
     return batch
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    """Compute in `dtype` where it is safe to; plain float32 for None."""
+    return torch.autocast(device.type, dtype) if dtype is not None else contextlib.nullcontext()
 
 
 def check_pairs(rows: Sequence[Row], needs: frozenset[str]) -> None:

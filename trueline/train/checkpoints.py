@@ -29,7 +29,7 @@ def save(
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write weights, optimiser and the loop's own `state` (JSON-able); the last checkpoint stands until this one does."""
+    """Write weights, optimiser and the loop's `state` (JSON-able); the last checkpoint stands until this one does."""
     tensors = {f"parameter/{name}": p.detach() for name, p in parameters.items()}
     for name, p in parameters.items():
         for slot, value in optimizer.state.get(p, {}).items():

@@ -15,7 +15,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +24,8 @@ from trueline import machine as machines
 from trueline import models, trie
 from trueline.errors import UserError
 from trueline.train import batches, checkpoints, rows, schedules
-from trueline.train.optimizers import AdamW, Optimizer, parameter_groups
+from trueline.train.optimizers import parameter_groups
+from trueline.train.settings import Settings
 
 if TYPE_CHECKING:
     from trueline.machine import Machine
@@ -38,35 +39,6 @@ LOG_EVERY = 10
 
 BUCKET = 1 << 25
 """Numbers summed across processes at once; bounds the memory of the flattened copy."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train: part of a policy's identity.
-
-    epochs: passes over the rows. batch_size: examples per optimiser step. lr: peak learning rate. schedule: "cosine",
-    "linear" or "constant". warmup: share of all steps (below 1) or number of steps. weight_decay: decoupled, of
-    matrices only. max_grad_norm: global L2 norm that gradients are clipped to, 0 leaves them. seed: of the data's
-    order, of new parameters, of dropout.
-    """
-
-    lr: float = 1e-5
-    epochs: int = 1
-    batch_size: int = 32
-    schedule: str = "cosine"
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    optimizer: Optimizer = field(default_factory=AdamW)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0), ("max_grad_norm", 0)):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= least):
-                raise UserError(f"train({name}=...)", f"got {value}", f"a number of at least {least}")
-        schedules.warmup_steps(self.warmup, 1)
-        schedules.multiplier(self.schedule, 0, 1, 0)
 
 
 @dataclass
@@ -138,8 +110,7 @@ class Loop:
 
     def loss(self, batch: Batch) -> Loss:
         """One forward pass and the objective's view of it."""
-        low = torch.autocast(self.device.type, self.dtype) if self.dtype else contextlib.nullcontext()
-        with low:
+        with batches.autocast(self.device, self.dtype):
             outputs = trie.forward(self.model, batch.trie, self.want)
         if self.head is not None:
             assert outputs.last_hidden_ND is not None

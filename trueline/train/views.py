@@ -8,6 +8,7 @@ and masks are `rows`' business.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -115,6 +116,26 @@ class Best:
         return [index for _, index in sorted(known)[: self.n]]
 
 
+def expected_examples(view: View) -> int:
+    """How many examples a view will give, as far as the counts of its artefacts tell: an estimate for the plan."""
+    expected = getattr(view, "expected", None)
+    return int(expected()) if expected is not None else 0
+
+
+def expected_tokens(view: View, max_length: int) -> int:
+    """Tokens of a view's examples, for the plan: from the texts' lengths where they are there, else at most."""
+    n = expected_examples(view)
+    sources = [x for x in (getattr(view, name, None) for name in ("groups", "prompts")) if x is not None]
+    if not all(getattr(source, "made", False) for source in sources):
+        return n * max_length * (2 if isinstance(view, Pairs) else 1)
+    sizes = []
+    for example in itertools.islice(view.examples(), 64):
+        said = sum(len(m.content) for m in example.messages)
+        # About four characters to a token, plus the markers of a turn.
+        sizes.append(sum(min(max_length, (said + len(a.text)) // 4 + 8) for a in example.answers or (Answer(""),)))
+    return n * sum(sizes) // max(1, len(sizes))
+
+
 def mean_preference(group: Group, by: str = "") -> list[float | None]:
     """Of each completion, the mean probability that it beats what it was compared with; None: never compared."""
     wins: list[list[float]] = [[] for _ in group.completions]
@@ -131,6 +152,11 @@ class Demonstrations:
 
     groups: Groups
     pick: Pick = field(default_factory=Best)
+
+    def expected(self) -> int:
+        """One example per group (every completion, for `All`)."""
+        count = self.groups.count
+        return count.get("samples" if isinstance(self.pick, All) else "groups", 0) * getattr(self.pick, "n", 1)
 
     def examples(self) -> Iterator[Example]:
         for group in self.groups.read():
@@ -161,6 +187,11 @@ class Pairs:
             raise UserError("Pairs(ties=...)", f'got "{self.ties}"', '"soft" or "drop"')
         if self.min_margin < 0:
             raise UserError("Pairs(min_margin=...)", f"got {self.min_margin}", "0 or more")
+
+    def expected(self) -> int:
+        """As many as there are preferences; before they are made, one for every two completions."""
+        count = self.groups.count
+        return count.get("preferences", max(count.get("groups", 0), count.get("samples", 0) // 2))
 
     def examples(self) -> Iterator[Example]:
         for group in self.groups.read():
@@ -208,6 +239,10 @@ class Documents:
     def __post_init__(self) -> None:
         if self.form not in ("chat", "text"):
             raise UserError("Documents(form=...)", f'got "{self.form}"', '"chat" or "text"')
+
+    def expected(self) -> int:
+        """One example per prompt."""
+        return self.prompts.count.get("prompts", 0)
 
     def examples(self) -> Iterator[Example]:
         for prompt in self.prompts.read():

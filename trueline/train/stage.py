@@ -1,0 +1,122 @@
+"""`train`: a policy, a view and an objective make a policy.
+
+The stage binds together what the other files of this package do; a method adds a view and an objective, never a stage.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trueline.models import LoRA
+from trueline.pipeline import stage
+from trueline.store import Logprobs, Policy
+from trueline.train.optimizers import AdamW, Optimizer
+from trueline.train.score import score
+from trueline.train.settings import Settings
+from trueline.train.views import View, expected_examples, expected_tokens
+
+if TYPE_CHECKING:
+    from trueline.machine import Machine
+    from trueline.train.objectives.protocol import Objective
+    from trueline.train.rows import Long
+    from trueline.work import Work
+
+
+def expected(view: View, settings: Settings, max_length: int, **_: Any) -> dict[str, int]:
+    """What a training will take: optimiser steps and tokens, estimated from the view."""
+    examples = expected_examples(view)
+    steps = -(-examples // settings.batch_size) * settings.epochs
+    return {"steps": steps, "train_tokens": expected_tokens(view, max_length) * settings.epochs}
+
+
+def train(
+    start: Policy,
+    view: View,
+    objective: Objective,
+    *,
+    lr: float = 1e-5,
+    epochs: int = 1,
+    batch_size: int = 32,
+    schedule: str = "cosine",
+    warmup: float = 0.1,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    optimizer: Optimizer | None = None,
+    max_length: int = 1024,
+    long: Long = "drop",
+    max_dropped: float = 0.1,
+    lora: LoRA | None = None,
+    chat: str = "auto",
+    seed: int = 0,
+    reference: Policy | None = None,
+    label: str = "",
+    machine: Machine | None = None,
+) -> Policy:
+    """The policy that `objective` makes of `start` on the examples of `view`.
+
+    lr: peak learning rate. epochs: passes over the examples. batch_size: examples per optimiser step. schedule:
+    "cosine", "linear" or "constant", after `warmup` (a share of all steps below 1, else a number of steps).
+    max_grad_norm: global L2 norm that gradients are clipped to, 0 leaves them. max_length: tokens of prompt and
+    answer together; a longer row is handled as `long` says ("drop", "cut" its answer, "error"); the run stops where a
+    share above max_dropped was dropped. lora: train low-rank adapters only, merged when saved. chat: the rendering
+    ("auto": the tokenizer's own template, ChatML where it has none; "plain": text only). reference: the policy that a
+    preference objective is kept close to (default: `start`); its log-probs are an artefact of their own, computed
+    once.
+    """
+    settings = Settings(
+        lr, epochs, batch_size, schedule, warmup, weight_decay, max_grad_norm, optimizer or AdamW(), seed
+    )  # fmt: skip
+    logprobs = None
+    if "reference" in objective.needs:
+        logprobs = score(reference or start, view, max_length=max_length, long=long, chat=chat, machine=machine)
+    label = label or type(objective).__name__.lower()
+    return trained(
+        start, view, objective, settings, max_length=max_length, long=long, max_dropped=max_dropped, lora=lora,
+        chat=chat, reference=logprobs, label=label, machine=machine,
+    )  # fmt: skip
+
+
+@stage(Policy, rev=1, name="train", estimate=expected, distributed=True)
+def trained(
+    work: Work,
+    start: Policy,
+    view: View,
+    objective: Objective,
+    settings: Settings,
+    max_length: int = 1024,
+    long: Long = "drop",
+    max_dropped: float = 0.1,
+    lora: LoRA | None = None,
+    chat: str = "auto",
+    reference: Logprobs | None = None,
+) -> None:
+    """Open `start`, render the view, fit, save a folder that plain transformers opens."""
+    import torch
+
+    from trueline import models
+    from trueline.train.fit import fit
+    from trueline.train.rows import Encoder, encode
+    from trueline.train.score import reference_of
+
+    loaded = models.load(start, machine=work.machine, chat=chat, train=True)
+    reads = "reward" in objective.needs
+    encoder = Encoder(loaded.renderer, models.fitting(loaded.model, max_length), long, closed=reads)
+    rows = encode(view.examples(), encoder, work, max_dropped)
+    head = None
+    if reads:
+        head = (loaded.head or models.new_head(loaded.model, settings.seed)).requires_grad_(True)
+    model = loaded.model
+    if lora is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            model = lora.wrap(model)
+        work.note("lora", "trained as adapters, saved merged into the weights")
+    history = fit(
+        model, rows, objective, settings, work=work, machine=work.machine, head=head,
+        reference=reference_of(reference, rows) if reference is not None else None,
+    )  # fmt: skip
+    work.count("train_tokens", settings.epochs * sum(row.tokens for row in rows))
+    work.count("steps", history[-1]["step"])
+    work.note("last_step", history[-1])
+    if work.main:
+        models.save(model, loaded.tokenizer, work.dir, head)
