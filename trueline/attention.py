@@ -1,13 +1,311 @@
 """Exact attention over a token trie, for every transformers causal language model.
 
-Which sequences make a trie and what is read from a pass is `trie`'s business.
+`enable` registers our attention with transformers (attention and mask interface alike, so that no dense mask is built)
+and proves it once per model: one tiny trie through the model against the same sequences padded. A model whose numbers
+do not agree, or whose attention does what we cannot do over a trie (state space, soft-capped scores, sinks, position
+biases, custom code), is marked for the padded path, with one log line that says so. Without a trie in the call, an
+enabled model attends as transformers' own `sdpa` does, so that sampling and everything else go on as before.
+
+What a trie is, is `trie`'s business; which calls it takes, `layout`'s; the arithmetic, `nodewise`'s and `flex`'s.
+
+Shape suffixes: T trie tokens, N sequences, L their padded length, D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import functools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import torch
+
+from trueline import flex, nodewise, vocabulary
+from trueline.layout import Layout
+
+Tensor = torch.Tensor
+
+NAME = "trueline"
+MARK = "_trueline_path"
+KERNELS = {"cpu": ("flash", "plain"), "cuda": ("flex", "plain")}
+# Largest root-mean-square difference between trie and padded, relative to the spread of the padded numbers. Rounding
+# stays an order of magnitude below; attention that sees wrong tokens lands far above.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+LOW_PRECISION = 6e-2
+# Arguments that attention functions receive and that change nothing over a trie.
+HARMLESS = {"position_ids", "cache_position", "position_embeddings", "cu_seq_lens_q", "cu_seq_lens_k"}
+
+log = logging.getLogger("trueline")
+
+
+@dataclass(frozen=True)
+class Path:
+    """How a model runs: `kernel` over tries ("": padded, for `reason`); `head`: its output head can be read by rows."""
+
+    kernel: str
+    head: bool
+    reason: str = ""
+
+
+class Untrieable(Exception):
+    """The model asks for attention that we cannot do over a trie; the message says what."""
+
+
+# The trie of the pass under way: the mask interface is called without the model's keyword arguments. `masks` collects
+# the window of every mask that was asked for.
+@dataclass(eq=False)
+class _Pass:
+    masks: set[int | None]
+
+
+_pass: contextvars.ContextVar[_Pass | None] = contextvars.ContextVar("trie_pass", default=None)
+
+
+@contextlib.contextmanager
+def passing() -> Iterator[set[int | None]]:
+    """For the length of one model call over a trie: masks are not built, only their windows noted."""
+    token = _pass.set(_Pass(set()))
+    try:
+        state = _pass.get()
+        assert state is not None
+        yield state.masks
+    finally:
+        _pass.reset(token)
+
+
+def _mask(*args: Any, **kwargs: Any) -> Any:
+    from transformers.masking_utils import sdpa_mask
+
+    state = _pass.get()
+    if state is None:
+        return sdpa_mask(*args, **kwargs)
+    if kwargs.get("use_vmap"):
+        raise Untrieable("it lays a mask of its own over the causal one")
+    state.masks.add(kwargs.get("local_size"))
+    return None
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    trie: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls: heads first in, tokens first out."""
+    if trie is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return out, None
+    window = kwargs.pop("sliding_window", None)
+    scale = kwargs.pop("scaling", None)
+    if dropout := kwargs.pop("dropout", 0.0):
+        _say_dropout(type(module).__name__, dropout)
+    _refuse(module, query, key, attention_mask, kwargs)
+    trie.windows.add(window)
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    how = flex.attend if trie.kernel == "flex" else nodewise.attend
+    out = how(query, key, value, trie, query.shape[-1] ** -0.5 if scale is None else float(scale), window)
+    return out, None
+
+
+def _refuse(module: torch.nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> None:
+    if mask is not None:
+        raise Untrieable("it builds its own attention mask")
+    if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+        raise Untrieable("its attention is not of a sequence to itself")
+    if not kwargs.get("is_causal", getattr(module, "is_causal", True)):
+        raise Untrieable("its attention is not causal")
+    for name, given in kwargs.items():
+        changes = name == "softcap" or (isinstance(given, torch.Tensor) and name not in HARMLESS)
+        if changes and given is not None:
+            raise Untrieable(f'its attention takes "{name}"')
+
+
+@functools.cache
+def _say_dropout(where: str, dropout: float) -> None:
+    log.warning("%s: the attention dropout of %g is not applied over tries", where, dropout)
+
+
+@functools.cache
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+
+
+def core(model: Any) -> Any:
+    """The transformers model inside data-parallel, compiled and PEFT wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif isinstance(getattr(model, "module", None), torch.nn.Module):
+            model = model.module
+        else:
+            return model
+
+
+def after(model: Any) -> vocabulary.After:
+    """What `model` does to the logits of its head."""
+    return vocabulary.After.of(core(model).config)
 
 
 def enable(model: Any) -> Any:
-    """Let `model` (PEFT-wrapped too) run over tries; returns the model."""
+    """Let `model` (any causal language model of transformers, wrapped or not) run over tries; returns it.
+
+    The first call on a model runs the self-check (three or four passes over some thirty tokens) and marks the model;
+    later calls return at once.
+    """
+    path(model)
     return model
+
+
+def path(model: Any) -> Path:
+    """How `model` runs, proved on the first call."""
+    inner = core(model)
+    known = getattr(inner, MARK, None)
+    if isinstance(known, Path):
+        return known
+    found = _prove(inner)
+    setattr(inner, MARK, found)
+    if not found.kernel:
+        log.warning("%s runs padded, not over tries: %s", type(inner).__name__, found.reason)
+    return found
+
+
+def _prove(model: Any) -> Path:
+    """Run the tiny trie and its padded twin, kernel after kernel, until one agrees."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        example = _example(model)
+        truth = _padded(model, example)
+        head = model.get_output_embeddings()
+        with torch.no_grad():
+            read = head is not None and _same(after(model)(head(truth.hidden_TD)), truth.logits_TV)
+        if not read:
+            return Path("", False, "its logits are not those of its output head")
+        return _choose(model, example, truth)
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _choose(model: Any, example: _Example, truth: _Truth) -> Path:
+    before = model.config._attn_implementation
+    # Asked first, because transformers warns at length when such a model is set to another attention.
+    if not getattr(model, "_can_set_attn_implementation", lambda: True)():
+        return Path("", True, "it does not attend through transformers' attention interface")
+    reason = ""
+    try:
+        _register()
+        model.set_attn_implementation(NAME)
+        for kernel in KERNELS.get(example.ids_T.device.type, ("plain",)):
+            reason = _disagreement(model, example, truth, kernel)
+            if not reason:
+                return Path(kernel, True)
+    except (Untrieable, ValueError) as error:
+        reason = str(error)
+    model.set_attn_implementation(before)
+    return Path("", True, reason)
+
+
+@dataclass(frozen=True, eq=False)
+class _Example:
+    """A tiny trie: ids, nodes, depths, and its four sequences as indices into it, right-padded with -1 (cells_NL)."""
+
+    ids_T: Tensor
+    nodes: np.ndarray
+    positions: np.ndarray
+    cells_NL: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """What the padded twin gives for each token of the tiny trie."""
+
+    hidden_TD: Tensor
+    logits_TV: Tensor
+
+
+def _example(model: Any) -> _Example:
+    nodes = np.array(
+        [[0, 9, 30, -1], [9, 15, 25, 0], [15, 19, 19, 1], [19, 25, 25, 1], [25, 30, 30, 0], [30, 37, 37, -1]]
+    )
+    paths = [np.concatenate([np.arange(*nodes[i, :2]) for i in path]) for path in ((0, 1, 2), (0, 1, 3), (0, 4), (5,))]
+    cells_NL = np.full((len(paths), max(path.size for path in paths)), -1)
+    positions = np.zeros(nodes[-1, 1], np.int64)
+    for row, path in enumerate(paths):
+        cells_NL[row, : path.size] = path
+        positions[path] = np.arange(path.size)
+    weight = model.get_input_embeddings().weight
+    ids_T = torch.from_numpy(np.random.default_rng(0).integers(0, weight.shape[0], positions.size)).to(weight.device)
+    return _Example(ids_T, nodes, positions, cells_NL)
+
+
+def _padded(model: Any, example: _Example) -> _Truth:
+    cells_NL = torch.from_numpy(example.cells_NL).to(example.ids_T.device)
+    real_NL = cells_NL >= 0
+    inputs = {"input_ids": example.ids_T[cells_NL.clamp(min=0)] * real_NL, "use_cache": False}
+    try:
+        hidden_NLD, logits_NLV = _run(model, inputs)
+    except ValueError:
+        # transformers' sdpa refuses soft-capped scores; its eager attention does all that a model asks for.
+        model.set_attn_implementation("eager")
+        hidden_NLD, logits_NLV = _run(model, inputs)
+    # A shared token stands in several sequences; any of them will do.
+    where_T = torch.zeros_like(example.ids_T)
+    where_T[cells_NL[real_NL]] = torch.arange(real_NL.numel(), device=real_NL.device)[real_NL.flatten()]
+    return _Truth(hidden_NLD.flatten(0, 1)[where_T], logits_NLV.flatten(0, 1)[where_T])
+
+
+def _run(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Final-norm hidden states (what the output head reads) and logits of one plain pass."""
+    states: list[Tensor] = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: states.append(given[0]))
+    try:
+        with torch.no_grad():
+            logits = model(**inputs).logits
+    finally:
+        hook.remove()
+    return states[-1], logits
+
+
+def _disagreement(model: Any, example: _Example, truth: _Truth, kernel: str) -> str:
+    """Why the trie pass with `kernel` cannot be trusted; "" where it agrees with the padded one."""
+    layout = Layout(example.nodes, example.positions, example.ids_T.device, kernel)
+    positions = torch.from_numpy(example.positions).to(example.ids_T.device)
+    inputs = {"input_ids": example.ids_T[None], "position_ids": positions[None], "use_cache": False, "trie": layout}
+    try:
+        with passing() as windows:
+            hidden, logits = _run(model, inputs)
+    except Untrieable as error:
+        return str(error)
+    except Exception as error:  # whatever third-party code raises, the padded path still stands
+        return f"a pass over a trie raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if not layout.windows:
+        return "its attention does not see the trie"
+    if windows - {None} != layout.windows - {None}:
+        return f"its masks have windows {windows}, its attention {layout.windows}"
+    if not (_same(hidden[0], truth.hidden_TD) and _same(logits[0], truth.logits_TV)):
+        return "its numbers over a trie differ from the padded ones"
+    return ""
+
+
+def _same(got: Tensor, wanted: Tensor) -> bool:
+    """Equal up to rounding of the dtype: root-mean-square difference against the spread of what is wanted."""
+    tolerance = max(TOLERANCE.get(x.dtype, LOW_PRECISION) for x in (got, wanted))
+    got, wanted = got.double(), wanted.double()
+    if got.shape != wanted.shape or not torch.isfinite(got).all():
+        return False
+    return bool((got - wanted).square().mean().sqrt() <= tolerance * wanted.std() + 1e-300)

@@ -5,31 +5,46 @@ Everything in alignment is one prefix with branches: chosen and rejected share a
 position id. One forward and one backward pass over it (`forward`) give every sequence's log-probs, hidden states and
 gradients exactly: a shared token's contribution counts once per sequence that scores it.
 
+Two answers of 3 tokens to a prompt of 20 that begin alike, [p0 .. p19, a, b, c] and [p0 .. p19, a, d, e]:
+
+    tokens    p0 .. p19  a  b  c  d  e         25 instead of 46
+    position   0 ..  19 20 21 22 21 22
+    nodes     (start 0, end 21, stop 25, parent -1), (21, 23, 23, 0), (23, 25, 25, 0)
+    rows      states 19, 20, 20, 21, 23 predict a, b, d, c, e; six entries, because both sequences score row 0
+
 How attention runs over a trie is `attention`'s business, text is `chat`'s, losses are `train`'s.
 
-Shape suffixes: T trie tokens, M nodes, R scored rows (distinct pairs of a predicting state and its target), E entries (a
-row as scored by one sequence), N sequences, L tokens of one sequence, D hidden width, V vocabulary.
+Shape suffixes: T trie tokens, M nodes, S states that predict something, R scored rows (distinct pairs of a state and
+its target), E entries (a row as scored by one sequence), N sequences, L tokens of one sequence, D hidden width, V
+vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import bisect
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from trueline import attention, vocabulary
+from trueline.layout import Layout
+
 LOGPS: frozenset[str] = frozenset({"logps"})
+WANTED = frozenset({"logps", "last_hidden"})
+MIN_SHARED = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
     """One token sequence and which of its tokens are targets.
 
-    ids: int64 [L], L >= 1. scored: bool [L]; scored[t] says that the log-prob of token t given tokens 0..t-1 is wanted, so
-    scored[0] is always False: nothing predicts the first token.
+    ids: int64 [L], L >= 1. scored: bool [L]; scored[t] says that the log-prob of token t given tokens 0..t-1 is wanted,
+    so scored[0] is always False: nothing predicts the first token.
     """
 
     ids: np.ndarray
@@ -42,6 +57,8 @@ class Sequence:
             raise ValueError(f"a sequence needs L >= 1 ids and L flags, not {self.ids.shape} and {self.scored.shape}")
         if self.scored[0]:
             raise ValueError("the first token of a sequence has no prediction to score")
+        if self.ids.min() < 0:
+            raise ValueError(f"token ids are not negative; this sequence holds {self.ids.min()}")
 
     @classmethod
     def of(cls, prompt_ids: Iterable[int], answer_ids: Iterable[int]) -> Sequence:
@@ -49,31 +66,45 @@ class Sequence:
         prompt, answer = list(prompt_ids), list(answer_ids)
         return cls(np.array(prompt + answer, dtype=np.int64), np.arange(len(prompt) + len(answer)) >= len(prompt))
 
+    def __len__(self) -> int:
+        return int(self.ids.size)
+
+    def key(self) -> bytes:
+        """Bytes that sort as the ids do, a prefix before what it begins."""
+        return self.ids.astype(">i8").tobytes()
+
 
 @dataclass(eq=False)
 class Trie:
     """Sequences as one batch.
 
     nodes [M, 4]: start, end, stop, parent: own tokens [start, end), subtree [start, stop), index of the parent or -1.
-    row_R: trie index of the state that predicts target_R. entry_row_E and entry_seq_E: for each scored token of each
-    sequence, in the order of the sequences and their tokens, its row and its sequence. last_N: trie index of each
-    sequence's last token. n: number of sequences.
+    state_S: trie indices of the states that predict something, ascending; row_state_R: which of them predicts row r's
+    target_R, ascending. entry_row_E and entry_seq_E: for each scored token of each sequence, in the order of the
+    sequences and their tokens, its row and its sequence. last_N: trie index of each sequence's last token.
     """
 
     sequences: tuple[Sequence, ...]
     nodes: np.ndarray
     tokens_T: torch.Tensor
     positions_T: torch.Tensor
-    row_R: torch.Tensor
+    state_S: torch.Tensor
+    row_state_R: torch.Tensor
     target_R: torch.Tensor
     entry_row_E: torch.Tensor
     entry_seq_E: torch.Tensor
     last_N: torch.Tensor
+    layouts: dict[str, Layout] = field(default_factory=dict, repr=False)
 
     @property
     def n(self) -> int:
         """How many sequences the trie holds."""
         return len(self.sequences)
+
+    @property
+    def row_R(self) -> torch.Tensor:
+        """Trie index of the state that predicts target_R."""
+        return self.state_S[self.row_state_R]
 
     def __len__(self) -> int:
         """Trie tokens: what a forward pass costs."""
@@ -81,16 +112,27 @@ class Trie:
 
     def to(self, device: torch.device | str) -> Trie:
         """This trie with its tensors on `device`."""
-        names = ("tokens_T", "positions_T", "row_R", "target_R", "entry_row_E", "entry_seq_E", "last_N")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        if self.tokens_T.device == torch.device(device):
+            return self
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
+        return replace(self, layouts={}, **moved)
+
+    def layout(self, kernel: str) -> Layout:
+        """What attention needs to know of this trie; made once, with the plans that layers have asked for."""
+        if kernel not in self.layouts:
+            self.layouts[kernel] = Layout(self.nodes, self.positions_T.cpu().numpy(), self.tokens_T.device, kernel)
+        return self.layouts[kernel]
 
 
 @dataclass(eq=False)
 class Outputs:
     """What one pass gives, in float32 (float64 for a float64 model), natural log.
 
-    logps_E: log-prob of each scored token of each sequence; seq_E its sequence. logps_N: their sum per sequence; counts_N
-    (int64) how many. last_hidden_ND: final-norm hidden state at each sequence's last token, where it was asked for.
+    logps_E: log-prob of each scored token of each sequence; seq_E its sequence. logps_N: their sum per sequence;
+    counts_N (int64) how many. last_hidden_ND: final-norm hidden state at each sequence's last token, where it was
+    asked for.
     """
 
     logps_E: torch.Tensor
@@ -109,84 +151,253 @@ class Outputs:
         return torch.bincount(self.seq_E, minlength=self.n)
 
 
-def build(sequences: Iterable[Sequence], min_shared: int = 16) -> Trie:
+@dataclass(frozen=True)
+class _Node:
+    """Tokens [depth, end) of the sorted sequence `low`, shared by those after it; the sequences `enders` end here."""
+
+    low: int
+    depth: int
+    end: int
+    parent: int
+    enders: range
+
+
+def _sorted(sequences: tuple[Sequence, ...]) -> tuple[list[int], list[int]]:
+    """Order of the sequences by their ids, and how many tokens each shares with the one before it (0 for the first)."""
+    keys = [s.key() for s in sequences]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    shared = [0, *(_shared(sequences[a].ids, sequences[b].ids) for a, b in itertools.pairwise(order))]
+    return order, shared[: len(order)]
+
+
+def _shared(a: np.ndarray, b: np.ndarray) -> int:
+    """Length of the common prefix."""
+    n = min(a.size, b.size)
+    differs = a[:n] != b[:n]
+    first = int(differs.argmax()) if n else 0
+    return first if n and differs[first] else n
+
+
+def _nodes(lengths: list[int], shared: list[int], min_shared: int) -> Iterator[_Node]:
+    """Nodes in preorder. `lengths` and `shared` are of the sorted sequences.
+
+    Sorted sequences low..high-1 that share `end` tokens split where a neighbour shares no more than that; the node pays
+    if writing its tokens once, and not once per branch, saves at least `min_shared`.
+    """
+    count = 0
+    stack = [(0, len(lengths), 0, -1)] if lengths else []
+    while stack:
+        low, high, depth, parent = stack.pop()
+        if high - low == 1:
+            yield _Node(low, depth, lengths[low], parent, range(low, high))
+            count += 1
+            continue
+        end = min(shared[low + 1 : high])
+        cuts = [low, *(i for i in range(low + 1, high) if shared[i] == end), high]
+        if end > depth and (end - depth) * (len(cuts) - 2) >= min_shared:
+            enders = sum(1 for i in cuts[:-1] if lengths[i] == end)
+            yield _Node(low, depth, end, parent, range(low, low + enders))
+            depth, parent = end, count
+            count += 1
+            cuts = cuts[enders:]
+        stack.extend((a, b, depth, parent) for a, b in reversed(list(itertools.pairwise(cuts))))
+
+
+def build(sequences: Iterable[Sequence], min_shared: int = MIN_SHARED) -> Trie:
     """The trie of `sequences`; sharing that saves fewer than `min_shared` tokens is not worth a node."""
     given = tuple(sequences)
-    lengths = np.array([s.ids.size for s in given], dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if given else np.zeros(0, np.int64)
-    nodes = np.stack([starts, starts + lengths, starts + lengths, np.full(len(given), -1)], axis=1)
-    scored = [np.flatnonzero(s.scored) for s in given]
-    row = np.concatenate([a + start - 1 for a, start in zip(scored, starts, strict=True)] or [np.zeros(0, np.int64)])
-    target = np.concatenate([s.ids[a] for a, s in zip(scored, given, strict=True)] or [np.zeros(0, np.int64)])
+    if not given:
+        raise ValueError("a trie needs at least one sequence")
+    order, shared = _sorted(given)
+    nodes: list[list[int]] = []
+    tokens: list[np.ndarray] = []
+    depths: list[np.ndarray] = []
+    cells: list[np.ndarray] = [np.zeros(0, np.int64)] * len(given)
+    paths: list[np.ndarray] = []
+    start = 0
+    for node in _nodes([len(given[i]) for i in order], shared, min_shared):
+        size = node.end - node.depth
+        nodes.append([start, start + size, start + size, node.parent])
+        tokens.append(given[order[node.low]].ids[node.depth : node.end])
+        depths.append(np.arange(node.depth, node.end))
+        before = paths[node.parent] if node.parent >= 0 else np.zeros(0, np.int64)
+        paths.append(np.concatenate([before, np.arange(start, start + size)]))
+        for ender in node.enders:
+            cells[order[ender]] = paths[-1]
+        start += size
+    for node_row in reversed(nodes):
+        if node_row[3] >= 0:
+            nodes[node_row[3]][2] = max(nodes[node_row[3]][2], node_row[2])
+    arrays = [torch.from_numpy(array) for array in _rows(given, cells)]
+    state_S, row_state_R, target_R, entry_row_E, entry_seq_E, last_N = arrays
     return Trie(
-        sequences=given,
-        nodes=nodes,
-        tokens_T=torch.from_numpy(np.concatenate([s.ids for s in given] or [np.zeros(0, np.int64)])),
-        positions_T=torch.from_numpy(np.concatenate([np.arange(n) for n in lengths] or [np.zeros(0, np.int64)])),
-        row_R=torch.from_numpy(row),
-        target_R=torch.from_numpy(target),
-        entry_row_E=torch.arange(row.size),
-        entry_seq_E=torch.from_numpy(np.repeat(np.arange(len(given)), [a.size for a in scored])),
-        last_N=torch.from_numpy(starts + lengths - 1),
+        given,
+        np.array(nodes, dtype=np.int64),
+        torch.from_numpy(np.concatenate(tokens)),
+        torch.from_numpy(np.concatenate(depths)),
+        state_S,
+        row_state_R,
+        target_R,
+        entry_row_E,
+        entry_seq_E,
+        last_N,
     )
 
 
-def size(sequences: Iterable[Sequence], min_shared: int = 16) -> int:
+def _rows(given: tuple[Sequence, ...], cells: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """state_S, row_state_R, target_R, entry_row_E, entry_seq_E, last_N; `cells` are each sequence's trie indices."""
+    scored = [np.flatnonzero(s.scored) for s in given]
+    state_E = np.concatenate([cell[at - 1] for cell, at in zip(cells, scored, strict=True)])
+    target_E = np.concatenate([s.ids[at] for s, at in zip(given, scored, strict=True)])
+    seq_E = np.repeat(np.arange(len(given)), [at.size for at in scored])
+    vocabulary_size = int(target_E.max(initial=0)) + 1
+    pair_R, row_E = np.unique(state_E * vocabulary_size + target_E, return_inverse=True)
+    state_S, row_state_R = np.unique(pair_R // vocabulary_size, return_inverse=True)
+    last_N = np.array([cell[-1] for cell in cells], dtype=np.int64)
+    return state_S, row_state_R, pair_R % vocabulary_size, row_E, seq_E, last_N
+
+
+def size(sequences: Iterable[Sequence], min_shared: int = MIN_SHARED) -> int:
     """Trie tokens that `build` would give, without building."""
-    return len(build(sequences, min_shared))
+    given = tuple(sequences)
+    order, shared = _sorted(given)
+    return sum(node.end - node.depth for node in _nodes([len(given[i]) for i in order], shared, min_shared))
 
 
-def pack(costs: Iterable[int], micro_tokens: int) -> list[list[int]]:
+def pack(costs: Iterable[int | Iterable[Sequence]], micro_tokens: int) -> list[list[int]]:
     """Cut examples, in order, into micro-batches of at most `micro_tokens` trie tokens each.
 
-    `costs` are trie tokens per example (`size`). Returns indices; an example above the budget stands alone.
+    Each example is given as its trie tokens (`size`) or as its sequences; sequences are counted by what they *add* to
+    the batch, so that a prefix shared between examples is paid for once per batch. Returns indices; an example above
+    the budget stands alone.
     """
     batches: list[list[int]] = []
-    room = -1
-    for index, cost in enumerate(costs):
+    held: list[tuple[bytes, np.ndarray]] = []
+    room = 0
+    for index, example in enumerate(costs):
+        given = None if isinstance(example, int) else list(example)
+        cost = example if isinstance(example, int) else _added(held, given or [])
         if cost > room or not batches:
             batches.append([])
-            room = micro_tokens
+            room, held = micro_tokens, []
+            cost = _added(held, given) if given is not None else cost
         batches[-1].append(index)
         room -= cost
     return batches
 
 
-def forward(model: Any, trie: Trie, want: frozenset[str] = LOGPS, chunk: int = 1024) -> Outputs:
-    """Log-probs (and what else `want` names: "logps", "last_hidden") of every sequence, differentiable."""
-    return padded_forward(model, trie.sequences, want)
+def _added(held: list[tuple[bytes, np.ndarray]], sequences: list[Sequence]) -> int:
+    """Tokens that `sequences` add to the trie of the sorted `held`; they are put there."""
+    added = 0
+    for sequence in sequences:
+        key = sequence.key()
+        at = bisect.bisect_left(held, key, key=lambda item: item[0])
+        near = [_shared(held[i][1], sequence.ids) for i in (at - 1, at) if 0 <= i < len(held)]
+        added += len(sequence) - max(near, default=0)
+        held.insert(at, (key, sequence.ids))
+    return added
+
+
+def forward(model: Any, trie: Trie, want: frozenset[str] = LOGPS, chunk: int = 0) -> Outputs:
+    """Log-probs (and what else `want` names: "logps", "last_hidden") of every sequence, differentiable.
+
+    The only forward pass of training and scoring. `model` is a causal language model of transformers, plain or wrapped
+    (PEFT, data-parallel); the first call on a model proves it over a tiny trie (`attention.enable`), and one that fails
+    runs padded here, with the same results. `chunk` bounds how many states meet the vocabulary at once (0: chosen).
+    """
+    if unknown := want - WANTED:
+        raise ValueError(f"a forward pass gives {sorted(WANTED)}, not {sorted(unknown)}")
+    path = attention.path(model)
+    trie = trie.to(next(model.parameters()).device)
+    if not path.head:
+        return padded_forward(model, trie.sequences, want)
+    if path.kernel:
+        inputs: dict[str, Any] = {"input_ids": trie.tokens_T[None], "position_ids": trie.positions_T[None]}
+        inputs["trie"] = trie.layout(path.kernel)
+        read = _Reader(trie.state_S, trie.row_state_R, trie.target_R, trie.last_N, want, attention.after(model), chunk)
+        with attention.passing():
+            logps_R, last_ND = read.run(model, inputs)
+        return Outputs(logps_R.index_select(0, trie.entry_row_E), trie.entry_seq_E, trie.n, last_ND)
+    ids_NL, real_NL = _pad(trie.sequences, trie.tokens_T.device)
+    seq_E, at_E = _entries(trie.sequences, trie.tokens_T.device)
+    length = ids_NL.shape[1]
+    last_N = torch.arange(trie.n, device=ids_NL.device) * length + real_NL.sum(1) - 1
+    rows_E = torch.arange(seq_E.numel(), device=seq_E.device)
+    target_E = ids_NL[seq_E, at_E]
+    read = _Reader(seq_E * length + at_E - 1, rows_E, target_E, last_N, want, attention.after(model), chunk)
+    logps_E, last_ND = read.run(model, {"input_ids": ids_NL})
+    return Outputs(logps_E, seq_E, trie.n, last_ND)
+
+
+@dataclass(eq=False)
+class _Reader:
+    """Reads the final hidden states, where the model hands them to its output head, by rows of the flattened batch."""
+
+    state_S: torch.Tensor
+    row_state_R: torch.Tensor
+    target_R: torch.Tensor
+    last_N: torch.Tensor
+    want: frozenset[str]
+    after: vocabulary.After
+    chunk: int
+    logps_R: torch.Tensor | None = None
+    last_ND: torch.Tensor | None = None
+
+    def run(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One pass of the outermost model; logits of unread rows never exist."""
+        with vocabulary.reading(attention.core(model).get_output_embeddings(), self._read):
+            model(**inputs, use_cache=False)
+        assert self.logps_R is not None
+        return self.logps_R, self.last_ND
+
+    def _read(self, hidden: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:
+        hidden_XD = hidden.flatten(0, 1)
+        if "last_hidden" in self.want:
+            self.last_ND = hidden_XD.index_select(0, self.last_N)
+        states, rows, targets = self.state_S, self.row_state_R, self.target_R
+        if "logps" not in self.want:
+            states, rows, targets = states[:0], rows[:0], targets[:0]
+        states_SD = hidden_XD.index_select(0, states)
+        self.logps_R = vocabulary.logps(states_SD, head, self.after, rows, targets, self.chunk)
+        return hidden.new_zeros(1, 1, 1)
+
+
+def _pad(sequences: tuple[Sequence, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and which of them are real, int64 [N, L]."""
+    length = max(len(s) for s in sequences)
+    ids = np.zeros((len(sequences), length), np.int64)
+    real = np.zeros((len(sequences), length), np.int64)
+    for row, s in enumerate(sequences):
+        ids[row, : len(s)] = s.ids
+        real[row, : len(s)] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(real).to(device)
+
+
+def _entries(sequences: tuple[Sequence, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequence and token number of each scored token."""
+    at = [np.flatnonzero(s.scored) for s in sequences]
+    seq = np.repeat(np.arange(len(sequences)), [a.size for a in at])
+    return torch.from_numpy(seq).to(device), torch.from_numpy(np.concatenate(at)).to(device)
 
 
 def padded_forward(model: Any, sequences: Iterable[Sequence], want: frozenset[str] = LOGPS) -> Outputs:
-    """The plain twin of `forward`: one right-padded batch, log-softmax over the logits the model itself returns."""
+    """The plain twin of `forward`: one right-padded batch, log-softmax over the logits that the model returns."""
+    # No attention mask: nothing causal looks at what comes later, and without one attention keeps its fast kernels.
     given = tuple(sequences)
-    device = next(model.parameters()).device
-    length = max(s.ids.size for s in given)
-    ids = np.zeros((len(given), length), np.int64)
-    real = np.zeros((len(given), length), np.int64)
-    for row, s in enumerate(given):
-        ids[row, : s.ids.size] = s.ids
-        real[row, : s.ids.size] = 1
+    ids_NL, real_NL = _pad(given, next(model.parameters()).device)
     states: list[torch.Tensor] = []
-    head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+    head = attention.core(model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) if head is not None else None
     try:
-        out = model(
-            input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=torch.from_numpy(real).to(device),
-            use_cache=False,
-        )
+        logits_NLV = model(input_ids=ids_NL, use_cache=False).logits
     finally:
-        hook.remove()
-    seq = np.repeat(np.arange(len(given)), [int(s.scored.sum()) for s in given])
-    at = np.concatenate([np.flatnonzero(s.scored) for s in given])
-    seq_E, at_E = torch.from_numpy(seq).to(device), torch.from_numpy(at).to(device)
-    logits_EV = out.logits[seq_E, at_E - 1]
+        if hook is not None:
+            hook.remove()
+    seq_E, at_E = _entries(given, ids_NL.device)
+    logits_EV = logits_NLV[seq_E, at_E - 1]
     logits_EV = logits_EV.to(torch.promote_types(logits_EV.dtype, torch.float32))
-    target_E = torch.from_numpy(ids).to(device)[seq_E, at_E]
-    logps_E = F.log_softmax(logits_EV, dim=-1).gather(1, target_E[:, None])[:, 0]
+    logps_E = F.log_softmax(logits_EV, dim=-1).gather(1, ids_NL[seq_E, at_E][:, None])[:, 0]
     last_ND = None
     if "last_hidden" in want:
-        last = torch.tensor([s.ids.size - 1 for s in given], device=device)
-        last_ND = states[0][torch.arange(len(given), device=device), last]
+        last_ND = states[-1][torch.arange(len(given), device=ids_NL.device), real_NL.sum(1) - 1]
     return Outputs(logps_E, seq_E, len(given), last_ND)
