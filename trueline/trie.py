@@ -317,7 +317,8 @@ def forward(model: Any, trie: Trie, want: frozenset[str] = LOGPS, chunk: int = 0
         read = _Reader(trie.state_S, trie.row_state_R, trie.target_R, trie.last_N, want, attention.after(model), chunk)
         with attention.passing():
             logps_R, last_ND = read.run(model, inputs)
-        return Outputs(logps_R.index_select(0, trie.entry_row_E), trie.entry_seq_E, trie.n, last_ND)
+        entries = slice(None if "logps" in want else 0)
+        return Outputs(logps_R.index_select(0, trie.entry_row_E[entries]), trie.entry_seq_E[entries], trie.n, last_ND)
     ids_NL, real_NL = _pad(trie.sequences, trie.tokens_T.device)
     seq_E, at_E = _entries(trie.sequences, trie.tokens_T.device)
     length = ids_NL.shape[1]
@@ -326,7 +327,7 @@ def forward(model: Any, trie: Trie, want: frozenset[str] = LOGPS, chunk: int = 0
     target_E = ids_NL[seq_E, at_E]
     read = _Reader(seq_E * length + at_E - 1, rows_E, target_E, last_N, want, attention.after(model), chunk)
     logps_E, last_ND = read.run(model, {"input_ids": ids_NL})
-    return Outputs(logps_E, seq_E, trie.n, last_ND)
+    return Outputs(logps_E, seq_E[: logps_E.numel()], trie.n, last_ND)
 
 
 @dataclass(eq=False)
