@@ -1,0 +1,119 @@
+"""What an engine is, and how it is asked: the value types that sampling shares with every other package.
+
+    Sampling(n=4, temperature=0.7, top_p=0.95, max_tokens=64, stop=("\\n\\n",), seed=1)
+
+An `Engine` writes completions and says how likely given ones are. It is a frozen dataclass (its own configuration and
+identity; one that holds a `Policy` makes it a parent of what it draws) that opens models and connections in
+`__enter__`. Nothing here imports torch or knows of models; any package may import this one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from trueline.errors import UserError
+from trueline.records import Completion, Prompt
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
+
+    n: answers per prompt.
+    temperature: the logits are divided by it; 0 takes the likeliest token (greedy), 1 is the model's distribution.
+    top_p: only the fewest likeliest tokens whose probability reaches this share are drawn; 1 draws all.
+    top_k: only that many likeliest tokens are drawn, before top_p looks at them; 0 draws all.
+    max_tokens: an answer that has not ended after so many tokens is cut ("length").
+    min_tokens: an answer does not end before it has this many tokens.
+    stop: an answer ends before the first of these texts; the text itself is not part of it.
+    seed: of the random numbers. The same seed draws the same answers, whatever else is drawn beside them.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 128
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        stop: Any = self.stop
+        if isinstance(stop, list):
+            object.__setattr__(self, "stop", tuple(stop))
+        elif not isinstance(stop, tuple):
+            raise _refusal("stop", stop, "a tuple of texts", f"Write stop=({stop!r},)." if stop else "")
+        for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise _refusal("stop", self.stop, "texts that are not empty")
+        _whole("n", self.n, 1)
+        _whole("max_tokens", self.max_tokens, 1)
+        _whole("min_tokens", self.min_tokens, 0)
+        _whole("top_k", self.top_k, 0)
+        _whole("seed", self.seed, 0)
+        if self.min_tokens > self.max_tokens:
+            raise _refusal("min_tokens", self.min_tokens, f"at most max_tokens, which is {self.max_tokens}")
+        if not _number(self.temperature) or self.temperature < 0:
+            raise _refusal("temperature", self.temperature, "a number of at least 0 (0: always the likeliest token)")
+        if not _number(self.top_p) or not 0 < self.top_p <= 1:
+            raise _refusal("top_p", self.top_p, "a share above 0 and at most 1 (1: all tokens)")
+        if self.temperature == 0 and self.n > 1:
+            cure = "Set a temperature above 0, or n=1."
+            raise _refusal("n", self.n, "1 at temperature 0, where all answers to a prompt are the same", cure)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+        raise _refusal(name, value, f"a whole number of at least {least}")
+
+
+def _refusal(name: str, got: Any, wanted: str, cure: str = "") -> UserError:
+    return UserError(f"Sampling({name}=...)", f"got {got!r}", wanted, cure)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Writes completions, and says how likely given ones are. Used as a context manager:
+
+        with engine:
+            (answers,) = engine.generate([Prompt.of("Who bakes bread?")], Sampling(n=2))
+
+    `name` signs the completions. An engine keeps these promises, which one test holds all engines to: `n` completions
+    per prompt, in the order of the prompts; the same call gives the same answers; an answer depends on its prompt, the
+    sampling and its place among the prompt's n, not on what else is in the call; a stop text is never part of an
+    answer; `stopped` is "length" exactly where the answer was cut.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *error: Any) -> Any: ...
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """`sampling.n` completions per prompt, in order."""
+        ...
+
+    def logprobs(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]
+    ) -> list[list[tuple[float, ...]]]:
+        """Per completion of each prompt, the natural log-prob of each of its tokens at temperature 1.
+
+        The tokens are the completion's own where it carries them, else its text's, and then the end-of-turn token of
+        an answer that was not cut.
+        """
+        ...
