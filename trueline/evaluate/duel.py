@@ -19,7 +19,7 @@ import msgspec
 
 from trueline.errors import UserError
 from trueline.evaluate.statistics import LengthControlled, WinRate, length_controlled, win_rate
-from trueline.feedback.protocol import Critic, metering
+from trueline.feedback.protocol import Critic, metering, require_critic
 from trueline.pipeline import Work, stage
 from trueline.records import Group, Record, encode, read_jsonl
 from trueline.store import Groups, Report, shards
@@ -47,6 +47,7 @@ class Duel(Record, frozen=True):
 
 
 def _estimate(left: Groups, right: Groups, critic: Critic, **_: Any) -> dict[str, int]:
+    require_critic(critic, "duel(critic=...)")
     pairs = min(left.count.get("samples", 0), right.count.get("samples", 0))
     return {"pairs": pairs, "critic_calls": critic.calls(pairs, 2 * pairs)}
 
@@ -58,9 +59,7 @@ def duel(work: Work, left: Groups, right: Groups, critic: Critic, allow_unmatche
     allow_unmatched: share of prompts (0 to 1) that may be on one side only; they are dropped and counted, and a larger
     share is an error, because arms that were asked different questions cannot be compared.
     """
-    if not callable(critic):
-        cure = "Wrap it: Compare(by=...)." if hasattr(critic, "compare") else ""
-        raise UserError("duel(critic=...)", f"got {critic!r}", "a critic that gives preferences", cure)
+    require_critic(critic, "duel(critic=...)")
     pairs, unmatched = match(left.read(), right.read())
     for prompt, side in unmatched:
         work.drop("prompt on one side only", {"prompt": prompt, "side": side})

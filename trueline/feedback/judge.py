@@ -13,13 +13,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trueline.errors import UserError
-from trueline.feedback.protocol import Critic, metering
+from trueline.feedback.protocol import Critic, metering, require_critic
 from trueline.pipeline import Work, stage
 from trueline.records import Group, read_jsonl
 from trueline.store import Groups, shards
 
 
 def _estimate(groups: Groups, critic: Critic, **_: Any) -> dict[str, int]:
+    require_critic(critic, "judge(critic=...)")
     known = groups.count
     return {"critic_calls": critic.calls(known.get("groups", known.get("prompts", 0)), known.get("samples", 0))}
 
@@ -31,9 +32,7 @@ def judge(work: Work, groups: Groups, critic: Critic) -> None:
     Counted in the record: critic_calls (questions whose answers were used), cached (those of them answered from
     memory), scored, abstained, and for preferences compared, ties and flips (two orders that name different winners).
     """
-    if not callable(critic):
-        cure = "Wrap it: Compare(by=...)." if hasattr(critic, "compare") else ""
-        raise UserError("judge(critic=...)", f"got {critic!r}", "a critic, called with groups", cure)
+    require_critic(critic, "judge(critic=...)")
 
     def process(part: Sequence[Group]) -> list[Group]:
         with metering() as metered:

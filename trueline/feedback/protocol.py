@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from trueline.errors import UserError
 from trueline.records import Group, Prompt
 
 Item = tuple[Prompt, str, str]
@@ -71,6 +72,13 @@ class Comparer(Protocol):
     def name(self) -> str: ...
 
     def compare(self, items: Sequence[Item]) -> list[Verdict]: ...
+
+
+def require_critic(critic: Critic, where: str) -> None:
+    """Raise `UserError` for what is no critic; a bare comparer is told how to become one."""
+    if not callable(critic) or not callable(getattr(critic, "calls", None)):
+        cure = "Wrap it: Compare(by=...)." if hasattr(critic, "compare") else ""
+        raise UserError(where, f"got {critic!r}", "a critic: a frozen dataclass with name, calls(...) and a call", cure)
 
 
 _meter: contextvars.ContextVar[Counter[str] | None] = contextvars.ContextVar("meter", default=None)

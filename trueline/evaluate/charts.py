@@ -1,0 +1,245 @@
+"""Small charts as SVG text for the report page: lines, dots with whiskers, step histograms.
+
+Drawn by hand instead of by a plotting library so that the page stays small, sharp at any size and readable in light
+and dark: strokes take their colour from the page's style sheet (classes `arm-0` ... `arm-7`, `axis`, `grid`), text is
+real text, every mark has a tooltip. Numbers go in, markup comes out; nothing here knows what it draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 360, 210
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 38
+COLOURS = 8
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: its name, its colour's number, and its points."""
+
+    name: str
+    colour: int
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One estimate with its interval at position `at`; `note` is the tooltip."""
+
+    label: str
+    colour: int
+    mean: float
+    low: float
+    high: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from data [low, high] to pixels [start, end]."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        span = self.high - self.low
+        return self.start + (self.end - self.start) * ((value - self.low) / span if span else 0.5)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people: `digits` significant digits, thousands apart, a real minus sign, a dash for None.
+
+    >>> number(0.61234), number(12345.6), number(-0.05), number(None), number(3.0)
+    ('0.612', '12 346', '−0.05', '–', '3')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{places}f}".replace(",", "\u202f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text.replace("-", "−")
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) from low to high.
+
+    >>> ticks(0, 1), ticks(-3, 11)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 5.0, 10.0])
+    """
+    span = high - low
+    if span <= 0 or not math.isfinite(span):
+        return [low]
+    rough = span / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next((power * k for k in (1, 2, 5, 10) if rough <= power * k * 1.25), power * 10)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def padded(values: Sequence[float], share: float = 0.06) -> tuple[float, float]:
+    """The range of the values with a little air around; one wide where they are all equal."""
+    low, high = min(values), max(values)
+    if low == high:
+        room = abs(low) * 0.1 or 0.5
+        return low - room, high + room
+    room = (high - low) * share
+    return low - room, high + room
+
+
+def smooth(ys: Sequence[float], window: int) -> list[float]:
+    """Centred moving average over `window` points, shorter at the ends."""
+    half = window // 2
+    sums = [0.0]
+    for y in ys:
+        sums.append(sums[-1] + y)
+    bounds = [(max(0, i - half), min(len(ys), i + half + 1)) for i in range(len(ys))]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in bounds]
+
+
+def line_chart(title: str, lines: Sequence[Line], x_label: str, *, y_zero: bool = False) -> Markup:
+    """Curves over a common x; a noisy one (over 40 points) is drawn faint with its moving average on top."""
+    lines = [line for line in lines if line.xs]
+    if not lines:
+        return Markup("")
+    xs = [x for line in lines for x in line.xs]
+    ys = [y for line in lines for y in line.ys]
+    low, high = padded([*ys, 0.0] if y_zero else ys)
+    x = Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    y = Scale(low, high, HEIGHT - BOTTOM, TOP)
+    marks = [_axes(x, y, x_label)]
+    for line in lines:
+        noisy = len(line.xs) > 40
+        points = _points(line.xs, line.ys, x, y)
+        faint = " faint" if noisy else ""
+        name = escape(line.name)
+        marks.append(
+            f'<polyline class="line arm-{line.colour}{faint}" points="{points}"><title>{name}</title></polyline>'
+        )
+        if noisy:
+            points = _points(line.xs, smooth(line.ys, max(5, len(line.ys) // 15)), x, y)
+            marks.append(f'<polyline class="line arm-{line.colour}" points="{points}"><title>{name}</title></polyline>')
+        if len(line.xs) == 1:
+            marks.append(
+                f'<circle class="dot arm-{line.colour}" cx="{x(line.xs[0]):.1f}" cy="{y(line.ys[0]):.1f}" r="3"/>'
+            )
+    return _figure(title, marks)
+
+
+def step_chart(title: str, samples: Sequence[tuple[str, int, Sequence[float]]], x_label: str, bins: int = 24) -> Markup:
+    """Distributions as step outlines over common bins, each the share of its own sample."""
+    samples = [sample for sample in samples if sample[2]]
+    if not samples:
+        return Markup("")
+    every = [value for _, _, values in samples for value in values]
+    low, high = min(every), max(every)
+    if low == high:
+        low, high = padded(every)
+    width = (high - low) / bins
+    shares = []
+    for _, _, values in samples:
+        counts = [0] * bins
+        for value in values:
+            counts[min(bins - 1, int((value - low) / width))] += 1
+        shares.append([count / len(values) for count in counts])
+    x = Scale(low, high, LEFT, WIDTH - RIGHT)
+    y = Scale(0.0, max(max(share) for share in shares) * 1.08, HEIGHT - BOTTOM, TOP)
+    marks = [_axes(x, y, x_label, y_text=lambda v: f"{100 * v:.0f}%")]
+    for (name, colour, _), share in zip(samples, shares, strict=True):
+        corners = [(low, 0.0)]
+        for i, value in enumerate(share):
+            corners += [(low + i * width, value), (low + (i + 1) * width, value)]
+        corners.append((high, 0.0))
+        points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in corners)
+        marks.append(f'<polygon class="area arm-{colour}" points="{points}"><title>{escape(name)}</title></polygon>')
+    return _figure(title, marks)
+
+
+def dot_chart(
+    title: str, dots: Sequence[Dot], x_label: str, *, zero: float | None = None, percent: bool = False
+) -> Markup:
+    """Estimates with whiskers, one row each; `zero` draws the line of no difference."""
+    if not dots:
+        return Markup("")
+    ends = [value for dot in dots for value in (dot.low, dot.high)] + ([zero] if zero is not None else [])
+    low, high = padded(ends, 0.08)
+    if percent:
+        low, high = max(0.0, low), min(1.0, high)
+    left, row = 118, 34
+    height = TOP + row * len(dots) + BOTTOM
+    x = Scale(low, high, left, WIDTH - RIGHT)
+    marks = []
+    for value in ticks(low, high):
+        text = f"{100 * value:.0f}%" if percent else number(value)
+        marks.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
+        marks.append(
+            f'<text class="tick" x="{x(value):.1f}" y="{height - BOTTOM + 15}" text-anchor="middle">{text}</text>'
+        )
+    if zero is not None:
+        marks.append(f'<line class="zero" x1="{x(zero):.1f}" x2="{x(zero):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
+    marks.append(_label(x_label, (left + WIDTH - RIGHT) / 2, height - 5))
+    for i, dot in enumerate(dots):
+        at = TOP + row * (i + 0.5)
+        marks.append(
+            f'<text class="name" x="{left - 12}" y="{at + 4:.1f}" text-anchor="end">{escape(dot.label)}</text>'
+        )
+        marks.append(_whisker(dot, x, at))
+    return _figure(title, marks, height)
+
+
+def strip(dot: Dot, low: float, high: float, zero: float | None = None, width: int = 110) -> Markup:
+    """A whisker for a table cell, on a scale that all rows share."""
+    x = Scale(low, high, 4, width - 4)
+    line = f'<line class="zero" x1="{x(zero):.1f}" x2="{x(zero):.1f}" y1="1" y2="15"/>' if zero is not None else ""
+    note = escape(dot.note)
+    return Markup(
+        f'<svg class="strip" viewBox="0 0 {width} 16" width="{width}" height="16" role="img" aria-label="{note}">'
+        f"{line}{_whisker(dot, x, 8)}</svg>"
+    )
+
+
+def _whisker(dot: Dot, x: Scale, at: float) -> str:
+    return (
+        f'<g class="arm-{dot.colour}"><title>{escape(dot.note)}</title>'
+        f'<line class="whisker" x1="{x(dot.low):.1f}" x2="{x(dot.high):.1f}" y1="{at:.1f}" y2="{at:.1f}"/>'
+        f'<circle class="dot" cx="{x(dot.mean):.1f}" cy="{at:.1f}" r="4"/></g>'
+    )
+
+
+def _points(xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale) -> str:
+    return " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys, strict=True))
+
+
+def _label(text: str, x: float, y: float) -> str:
+    return f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(text)}</text>'
+
+
+def _axes(x: Scale, y: Scale, x_label: str, y_text: Callable[[float], str] = number) -> str:
+    marks = []
+    for value in ticks(y.low, y.high):
+        at = y(value)
+        marks.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        marks.append(f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{y_text(value)}</text>')
+    base = HEIGHT - BOTTOM
+    marks.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
+    for value in ticks(x.low, x.high):
+        marks.append(
+            f'<text class="tick" x="{x(value):.1f}" y="{base + 15}" text-anchor="middle">{number(value)}</text>'
+        )
+    marks.append(_label(x_label, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5))
+    return "".join(marks)
+
+
+def _figure(title: str, marks: Sequence[str], height: float = HEIGHT) -> Markup:
+    svg = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{"".join(marks)}</svg>'
+    return Markup(f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{svg}</figure>')

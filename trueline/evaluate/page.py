@@ -1,0 +1,293 @@
+"""The report page: one self-contained HTML file from a `Result`, the answers themselves and the training curves.
+
+No framework and nothing from outside: style, script and charts stand in the file, which reads in light and dark, on
+paper and on a telephone. All text of prompts, answers and critics passes jinja2's escaping, and the page's content
+security policy names the one script it may run by its hash, so that an answer holding `<script>` stays an answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from trueline.evaluate import charts, graph
+from trueline.evaluate.charts import Dot, number
+from trueline.evaluate.headline import clock, listed, plus
+from trueline.evaluate.results import ArmResult, Result, Step
+from trueline.evaluate.samples import Sample
+from trueline.evaluate.statistics import LEVEL, RESAMPLES, SEED, Interval
+from trueline.evaluate.table import short
+
+Curves = dict[str, list[tuple[float, float]]]
+
+# Metric -> (title, whether zero belongs in the picture); the order is the order on the page.
+CURVES = {
+    "loss": ("Loss", False),
+    "accuracy": ("Chosen ranked above rejected", True),
+    "margin": ("Reward margin, chosen minus rejected", True),
+    "chosen": ("Implicit reward of the chosen", True),
+    "rejected": ("Implicit reward of the rejected", True),
+    "kl": ("KL from the reference", True),
+    "reward": ("Reward", False),
+    "length": ("Answer length", True),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A policy with a training log: the id and label of its artefact, and metric -> (step, value) pairs."""
+
+    id: str
+    label: str
+    curves: Curves
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the page shows beside the numbers.
+
+    scores, lengths: per arm name, of every prompt and of every answer. by_length: win rate of the arm `length_of`
+    where its answer was shorter, alike, longer.
+    """
+
+    scores: Mapping[str, Sequence[float]]
+    lengths: Mapping[str, Sequence[float]]
+    samples: Sequence[Sample]
+    prompts: int
+    length_of: str = ""
+    by_length: Sequence[tuple[str, Interval]] = ()
+    trained: Sequence[Trained] = field(default_factory=tuple)
+
+
+def render(result: Result, material: Material) -> str:
+    """The whole page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    script = environment.get_template("report.js.jinja").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    head, rows = method_table(result)
+    return environment.get_template("report.html.jinja").render(
+        result=result,
+        style=Markup(environment.get_template("report.css.jinja").render()),
+        script=Markup(script),
+        script_hash=Markup(f"sha256-{digest}"),
+        columns=head,
+        rows=rows,
+        charts=figures(result, material),
+        curves=[{"id": t.id, "name": t.label, "charts": training_charts(t)} for t in material.trained],
+        samples=material.samples,
+        filters=filters(result, material.samples),
+        steps=[step_row(step, result.steps) for step in result.steps],
+        graph=graph.draw([box(step, result.steps) for step in result.steps]),
+        **notes(result, material),
+    )
+
+
+def box(step: Step, steps: Sequence[Step]) -> graph.Box:
+    """A step as a box of the drawing."""
+    return graph.Box(short_id(step), label(step), step.kind, tuple(p["id"] for p in parents(step, steps)))
+
+
+def short_id(step: Step) -> str:
+    """Eight hex digits: what folders carry too."""
+    return step.fingerprint[:8]
+
+
+def label(step: Step) -> str:
+    """The name without its digits."""
+    return step.name.removesuffix("-" + short_id(step))
+
+
+def parents(step: Step, steps: Sequence[Step]) -> list[dict[str, str]]:
+    """Label and id of what a step was made from, as far as the report holds it."""
+    known = {other.name: other for other in steps}
+    return [{"id": short_id(known[p]), "label": label(known[p])} for p in step.parents if p in known]
+
+
+def step_row(step: Step, steps: Sequence[Step]) -> dict[str, Any]:
+    """One row of the lineage table."""
+    counted = [f"{number(n, 7)} {name.replace('_', ' ')}" for name, n in step.counts.items() if n]
+    return {
+        "id": short_id(step),
+        "label": label(step),
+        "stage": step.stage,
+        "made": str(step.record.get("made", ""))[:16].replace("T", " "),
+        "parents": parents(step, steps),
+        "counts": ", ".join(counted),
+        "time": clock(step.seconds) if step.seconds is not None else "–",
+        "record": json.dumps({**step.record, "counts": step.counts, "seconds": step.seconds}, indent=1, default=str),
+    }
+
+
+def method_table(result: Result) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
+    """Headings and rows; a column in which no arm has anything to say is left out."""
+    base = result.baseline
+    score_scale = _scale([arm.answers.score for arm in result.arms])
+    win_scale = _scale([arm.win.rate for arm in result.arms if arm.win], 0.5)
+    every = [
+        ("method", "", lambda arm: _cell(arm.name, arm.policy or arm.samples)),
+        ("score", f"by {result.score_by}", lambda arm: _estimate(arm, arm.answers.score, score_scale)),
+        ("gain", f"over {base}, same prompts", lambda arm: _gain(arm.gap)),
+        ("wins", f"against {base}", lambda arm: _rate(arm, arm.win.rate if arm.win else None, win_scale)),
+        ("at equal length", "", lambda arm: _rate(arm, arm.length.adjusted if arm.length else None, None)),
+        ("length", "characters", lambda arm: _cell(number(arm.answers.characters.mean), _tokens(arm))),
+        ("cut", "", lambda arm: _cell(f"{100 * arm.answers.cut:.0f} %")),
+        ("KL", "nats per answer", lambda arm: _cell(number(arm.kl.mean, 2) if arm.kl else "–")),
+        ("feedback", "calls", lambda arm: _cell(short(arm.cost.feedback), _cached(arm))),
+        ("training", "tokens", lambda arm: _cell(short(arm.cost.train_tokens))),
+        ("time", "", lambda arm: _cell(clock(arm.cost.seconds) if arm.cost.seconds else "–")),
+    ]
+    cells = {head: [make(arm) for arm in result.arms] for head, _, make in every}
+    shown = [(head, unit) for head, unit, _ in every if any(cell["text"] != "–" for cell in cells[head])]
+    rows = [{"colour": arm.colour, "cells": [cells[head][i] for head, _ in shown]} for i, arm in enumerate(result.arms)]
+    return [{"head": head, "unit": unit} for head, unit in shown], rows
+
+
+def _cell(text: str, note: str = "", strip: Any = "") -> dict[str, Any]:
+    return {"text": text, "note": note, "strip": strip}
+
+
+def _scale(values: Sequence[Interval], zero: float | None = None) -> tuple[float, float, float | None]:
+    ends = [end for v in values if v.low is not None and v.high is not None for end in (v.low, v.high)]
+    low, high = charts.padded([*ends, *([zero] if zero is not None else [])] or [0.0, 1.0])
+    return low, high, zero
+
+
+def _estimate(arm: ArmResult, value: Interval, scale: tuple[float, float, float | None]) -> dict[str, Any]:
+    if value.mean is None or value.low is None or value.high is None:
+        return _cell("–")
+    note = f"{number(value.low)} to {number(value.high)}"
+    return _cell(
+        number(value.mean), note, charts.strip(Dot("", arm.colour, value.mean, value.low, value.high, note), *scale)
+    )
+
+
+def _gain(gap: Interval | None) -> dict[str, Any]:
+    if gap is None or gap.mean is None:
+        return _cell("–")
+    return _cell(plus(gap.mean), f"{plus(gap.low)} to {plus(gap.high)}")
+
+
+def _rate(arm: ArmResult, rate: Interval | None, scale: tuple[float, float, float | None] | None) -> dict[str, Any]:
+    if rate is None or rate.mean is None or rate.low is None or rate.high is None:
+        return _cell("–")
+    note = f"{100 * rate.low:.0f} to {100 * rate.high:.0f}"
+    strip = charts.strip(Dot("", arm.colour, rate.mean, rate.low, rate.high, f"{note} %"), *scale) if scale else ""
+    return _cell(f"{100 * rate.mean:.0f} %", note, strip)
+
+
+def _tokens(arm: ArmResult) -> str:
+    tokens = arm.answers.tokens.mean
+    return f"{number(tokens)} tokens" if tokens is not None else ""
+
+
+def _cached(arm: ArmResult) -> str:
+    return f"{short(arm.cost.cached)} remembered" if arm.cost.cached else ""
+
+
+def figures(result: Result, material: Material) -> list[Markup]:
+    """Scores, lengths, and what length has to do with winning."""
+    colours = {arm.name: arm.colour for arm in result.arms}
+    drawn = [
+        charts.dot_chart(
+            f"{result.score_by}, mean over prompts",
+            [_dot(arm.name, arm.colour, arm.answers.score) for arm in result.arms if arm.answers.score.low is not None],
+            "mean and 95 % interval",
+        ),
+        charts.step_chart(
+            f"{result.score_by}, share of prompts",
+            [(name, colours[name], values) for name, values in material.scores.items()],
+            f"{result.score_by} of an answer",
+        ),
+        charts.step_chart(
+            "Length, share of answers",
+            [(name, colours[name], values) for name, values in material.lengths.items()],
+            "characters",
+        ),
+        charts.dot_chart(
+            f"Wins of {material.length_of}, by length against {result.baseline}",
+            [
+                _dot(name, colours[material.length_of], rate)
+                for name, rate in material.by_length
+                if rate.low is not None
+            ],
+            "win rate and 95 % interval",
+            zero=0.5,
+            percent=True,
+        ),
+    ]
+    return [chart for chart in drawn if chart]
+
+
+def _dot(name: str, colour: int, value: Interval) -> Dot:
+    mean, low, high = value.mean or 0.0, value.low or 0.0, value.high or 0.0
+    return Dot(name, colour, mean, low, high, f"{number(mean)} ({number(low)} to {number(high)}, n = {value.n})")
+
+
+def training_charts(trained: Trained) -> list[Markup]:
+    """One small chart per metric that this report knows how to read; the loss first."""
+    drawn = []
+    for name, (title, zero) in CURVES.items():
+        points = trained.curves.get(name)
+        if points:
+            line = charts.Line(f"{trained.label} {name}", 1, [x for x, _ in points], [y for _, y in points])
+            drawn.append(charts.line_chart(title, [line], "optimiser step", y_zero=zero))
+    return drawn
+
+
+def filters(result: Result, samples: Sequence[Sample]) -> list[tuple[str, str]]:
+    """Choices of the sample browser: only those that some sample answers to, with how many do."""
+    every = [
+        option
+        for arm in result.arms
+        if arm.name != result.baseline
+        for option in (
+            (f"win-{arm.colour}", f"{arm.name} better than {result.baseline}"),
+            (f"loss-{arm.colour}", f"{arm.name} worse than {result.baseline}"),
+            (f"tie-{arm.colour}", f"{arm.name} ties with {result.baseline}"),
+        )
+    ]
+    every += [
+        ("flip", "verdict turned with the order"),
+        ("abstained", "a critic abstained"),
+        ("cut", "an answer was cut"),
+    ]
+    counted = [(value, text, sum(value in sample.tags for sample in samples)) for value, text in every]
+    return [(value, f"{text} ({n})") for value, text, n in counted if n]
+
+
+def notes(result: Result, material: Material) -> dict[str, str]:
+    """The page's few sentences of explanation."""
+    columns = [f"Scores are by {result.score_by}"] if result.score_by else []
+    judges = sorted({arm.win_by for arm in result.arms if arm.win_by})
+    if judges:
+        columns.append(f"wins are judged by {listed(judges)}, ties half, abstentions left out")
+    columns.append("small figures are 95 % intervals over prompts")
+    shown = len(material.samples)
+    which = f"All {shown} prompts" if shown == material.prompts else f"The first {shown} of {material.prompts} prompts"
+    seconds = sum(step.seconds or 0.0 for step in result.steps)
+    return {
+        "method_note": "; ".join(columns)
+        + ". Feedback, training tokens and time add up the whole lineage of a policy.",
+        "sample_note": f"{which}, in their order: none was chosen for how it looks. Under each answer stands what the "
+        "critics said of it.",
+        "lineage_note": f"{len(result.steps)} artefacts, {clock(seconds)} in all. Each lies in the store under the "
+        "name and digits shown, and beside it the record that these figures were read from.",
+        "statistics_note": f"Intervals: {100 * LEVEL:.0f} % percentile bootstrap over prompts, {number(RESAMPLES, 6)} "
+        f"resamples, seed {SEED}; differences are paired by prompt. Equal length: a logistic model of the verdict on "
+        "tanh of the standardised difference in characters, read at zero.",
+    }

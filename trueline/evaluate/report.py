@@ -1,0 +1,237 @@
+"""`report`: which method won, by how much, is it real, is it just longer, what did it cost; as a table and a page.
+
+    report("Tour", (Arm("sft", sft, sft_samples), Arm("dpo", dpo, dpo_samples)), (duel(dpo_samples, sft_samples, ...),))
+
+Arms are compared on the prompts they have in common; each arm's samples carry what critics said of them (`judge`), a
+duel belongs to the arm whose samples it compared. Files: `report.json` (a `results.Result`: every number),
+`table.txt`, `report.html`. Gathering stands in `results` and `lineage`, laying out in `table` and `page`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trueline.errors import UserError, closest
+from trueline.evaluate import lineage, results
+from trueline.evaluate.duel import PAIRS, Duel, decide, swapped
+from trueline.evaluate.headline import headline, listed, winner
+from trueline.evaluate.results import ArmResult, Result
+from trueline.evaluate.statistics import Interval, mean_interval, per_prompt
+from trueline.pipeline import Work, stage, upstream
+from trueline.records import Group, Preference, encode, read_jsonl
+from trueline.store import Artifact, Groups, Logprobs, Policy, Report
+
+if TYPE_CHECKING:
+    from trueline.evaluate.page import Material
+
+ALIKE = 0.1  # answers whose lengths differ by at most this share of the longer one count as alike
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method: its policy (None: a teacher or another engine), its answers, judged.
+
+    logps and reference_logps, both from `score` on one view of all `samples`, give KL(policy || reference).
+    """
+
+    name: str
+    policy: Policy | None
+    samples: Groups
+    logps: Logprobs | None = None
+    reference_logps: Logprobs | None = None
+
+
+@dataclass(frozen=True)
+class Fought:
+    """A duel from the arm's side: its result, and its pairs with the arm's answer first."""
+
+    artifact: Report
+    result: Duel
+    pairs: Sequence[Group]
+
+
+def _estimate(arms: tuple[Arm, ...], duels: tuple[Report, ...], baseline: str, **_: Any) -> dict[str, int]:
+    check(arms, duels, baseline)  # a plan says so before anything was paid for
+    return {"arms": len(arms)}
+
+
+@stage(Report, rev=1, label="report", estimate=_estimate)
+def report(
+    work: Work,
+    title: str,
+    arms: tuple[Arm, ...],
+    duels: tuple[Report, ...] = (),
+    baseline: str = "",
+    score: str = "",
+    show: int = 60,
+) -> None:
+    """The table and the page that compare `arms`.
+
+    baseline: name of the arm that the others are measured against (default: the right side of the duels, else the
+    first arm). score: the critic whose scores stand in the table (default: the last that scored every arm). show: how
+    many prompts stand side by side on the page.
+    """
+    from trueline.evaluate.page import render
+    from trueline.evaluate.table import draw
+
+    base = check(arms, duels, baseline)
+    groups = {arm.name: list(arm.samples.read()) for arm in arms}
+    by = results.choose_score(list(groups.values()), score, list(groups))
+    fought = dict(match(arms, duels, base))
+    colours = paint(arms, base)
+    found = tuple(_arm(arm, colours[arm.name], groups, base, by, fought.get(arm.name)) for arm in arms)
+    roots = [*(arm.samples for arm in arms), *(arm.policy for arm in arms if arm.policy), *duels]
+    steps = tuple(lineage.step(artifact) for artifact in upstream(*roots))
+    result = Result(title, base, by, found, steps=steps)
+    result = msgspec.structs.replace(result, headline=headline(result))
+    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    (work.dir / "table.txt").write_text(draw(result), encoding="utf-8")
+    page = render(result, _material(result, arms, groups, fought, show))
+    (work.dir / "report.html").write_text(page, encoding="utf-8")
+    work.count("arms", len(arms))
+
+
+def check(arms: Sequence[Arm], duels: Sequence[Report], baseline: str) -> str:
+    """The baseline's name; raises `UserError` for arms or duels that make no report."""
+    names = [arm.name for arm in arms]
+    if not arms or len(set(names)) != len(names) or "" in names:
+        raise UserError("report(arms=...)", f"arms named {names}", "at least one, each with a name of its own")
+    if baseline:
+        if baseline not in names:
+            raise UserError("report(baseline=...)", f"no arm is named {baseline!r}", "", closest(baseline, names))
+        return baseline
+    right = {side(arms, duel, "right").name for duel in duels}
+    if len(right) > 1:
+        raise UserError(
+            "report(duels=...)", f"the duels are against {listed(sorted(right))}", "one baseline for all",
+            "Name it: report(..., baseline=...).",
+        )  # fmt: skip
+    return right.pop() if right else names[0]
+
+
+def side(arms: Sequence[Arm], duel: Report, which: str) -> Arm:
+    """The arm whose samples (judged since, or not) stand on the `which` side of a duel."""
+    fought = duel.inputs.get(which)
+    for arm in arms:
+        if isinstance(fought, Artifact) and any(fought == version for version in versions(arm.samples)):
+            return arm
+    raise UserError(
+        f"report, {duel.name}",
+        f"its {which} side is {getattr(fought, 'name', fought)}",
+        "the samples of one of the arms",
+        "Hand the same samples to duel and to Arm, or add the missing arm.",
+    )
+
+
+def versions(samples: Groups) -> Iterator[Artifact]:
+    """The samples and what they were before each judging."""
+    seen: Artifact | None = samples
+    while seen is not None:
+        yield seen
+        seen = next((parent for parent in seen.parents if parent.kind == "groups"), None)
+
+
+def match(arms: Sequence[Arm], duels: Sequence[Report], baseline: str) -> Iterator[tuple[str, Fought]]:
+    """(arm name, duel from its side) of every duel against the baseline."""
+    for artifact in duels:
+        left, right = side(arms, artifact, "left").name, side(arms, artifact, "right").name
+        if baseline not in (left, right):
+            raise UserError(
+                f"report, {artifact.name}",
+                f"it compares {left} with {right}",
+                f"duels against the baseline {baseline}",
+                "Leave it out, or name another baseline.",
+            )
+        result = msgspec.json.decode((artifact.path / "report.json").read_bytes(), type=Duel)
+        pairs = list(read_jsonl(artifact.path / PAIRS, Group))
+        if left == baseline:
+            pairs = swapped(pairs)
+            ends = [(end.name, end.fingerprint) for end in (result.right, result.left)]
+            result = decide(pairs, result.critic, ends[0], ends[1], result.unmatched)
+            left = right
+        yield left, Fought(artifact, result, pairs)
+
+
+def paint(arms: Sequence[Arm], baseline: str) -> dict[str, int]:
+    """A colour number for each arm: 0 (grey) for the baseline, 1 to 7 in order for the others."""
+    others = [arm.name for arm in arms if arm.name != baseline]
+    return {baseline: 0} | {name: 1 + i % 7 for i, name in enumerate(others)}
+
+
+def _arm(
+    arm: Arm, colour: int, groups: Mapping[str, Sequence[Group]], base: str, by: str, fought: Fought | None
+) -> ArmResult:
+    mine = groups[arm.name]
+    kl = None
+    if arm.logps is not None and arm.reference_logps is not None:
+        kl = results.kl_per_answer(lineage.logprobs(arm.logps), lineage.logprobs(arm.reference_logps))
+    return ArmResult(
+        name=arm.name,
+        colour=colour,
+        samples=arm.samples.name,
+        fingerprint=arm.samples.fingerprint,
+        answers=results.describe(mine, by),
+        cost=lineage.cost(arm.policy),
+        policy=arm.policy.name if arm.policy else "",
+        gap=results.gap(mine, groups[base], by) if by and arm.name != base else None,
+        win=fought.result.raw if fought else None,
+        length=fought.result.length if fought else None,
+        win_by=fought.result.critic if fought else "",
+        duel=fought.artifact.name if fought else "",
+        kl=kl,
+    )
+
+
+def _material(
+    result: Result, arms: Sequence[Arm], groups: Mapping[str, Sequence[Group]], fought: Mapping[str, Fought], show: int
+) -> Material:
+    from trueline.evaluate.page import Material, Trained
+    from trueline.evaluate.samples import Side, side_by_side
+
+    sides = [
+        Side(
+            arm.name,
+            result.arm(arm.name).colour,
+            {group.prompt.id: group for group in groups[arm.name]},
+            {g.prompt.id: g for g in reversed(fought[arm.name].pairs)} if arm.name in fought else {},
+        )
+        for arm in arms
+    ]
+    best = winner(result)
+    of = best.name if best is not None and best.name in fought else next(iter(fought), "")
+    policies = [a for a in upstream(*(arm.policy for arm in arms if arm.policy)) if isinstance(a, Policy)]
+    trained = [Trained(p.short, p.label, lineage.metrics(p)) for p in policies]
+    marks = {name: results.scores(of, result.score_by) for name, of in groups.items()} if result.score_by else {}
+    return Material(
+        scores={name: [x for x in values.values() if x is not None] for name, values in marks.items()},
+        lengths={name: [float(len(c.text)) for g in of for c in g.completions] for name, of in groups.items()},
+        samples=side_by_side(sides, result.baseline, result.score_by, show),
+        prompts=len(groups[result.baseline]),
+        length_of=of,
+        by_length=by_length(fought[of]) if of else (),
+        trained=[t for t in trained if t.curves],
+    )
+
+
+def by_length(fought: Fought) -> list[tuple[str, Interval]]:
+    """Win rate where the arm's answer was shorter, of about the same length, and longer."""
+    bins: dict[str, list[tuple[str, float | None]]] = {"shorter": [], "alike": [], "longer": []}
+    for group in fought.pairs:
+        mine, other = (len(completion.text) for completion in group.completions)
+        near = abs(mine - other) <= ALIKE * max(mine, other)
+        name = "alike" if near else "shorter" if mine < other else "longer"
+        bins[name].append((group.prompt.id, _wins(group.preferences[-1])))
+    out = []
+    for name, pairs in bins.items():
+        rate = mean_interval(list(per_prompt([p for _, p in pairs], [id for id, _ in pairs]).values()))
+        out.append((f"{name} (n = {rate.n})", rate))
+    return out
+
+
+def _wins(preference: Preference) -> float | None:
+    """Probability that the first completion wins."""
+    return preference.p if preference.p is None or preference.left == 0 else 1 - preference.p

@@ -1,0 +1,152 @@
+"""What a report knows of its arms, as records, gathered by pure functions from groups and duels.
+
+An arm is one method's answers to the common prompts. Everything a reader is told stands in `Result` first (it is
+`report.json`), and every number there names the artefact it came from; the table and the page only lay it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trueline.errors import UserError
+from trueline.evaluate.statistics import Interval, LengthControlled, WinRate, difference, mean_interval, per_prompt
+from trueline.records import Group, Record
+
+
+class Step(Record, frozen=True):
+    """One artefact on the way to an arm: what its record says it took and counted; `parents` by name."""
+
+    name: str
+    stage: str
+    fingerprint: str
+    kind: str = ""
+    parents: tuple[str, ...] = ()
+    seconds: float | None = None
+    counts: dict[str, int] = {}
+    record: dict[str, Any] = {}
+
+
+class Cost(Record, frozen=True):
+    """What it took to make an arm's policy from where its lineage begins; evaluating it is not in here.
+
+    `feedback` counts every verdict used, `cached` of them remembered from an earlier question.
+    """
+
+    feedback: int = 0
+    cached: int = 0
+    samples: int = 0
+    train_tokens: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+
+
+class Answers(Record, frozen=True):
+    """An arm's answers in numbers, per prompt first: the score's mean, length, and the share cut at max_tokens."""
+
+    score: Interval
+    characters: Interval
+    tokens: Interval
+    cut: float
+    samples: int
+    unscored: int = 0
+
+
+class ArmResult(Record, frozen=True):
+    """One row of the method table.
+
+    `gap` is the paired difference in score from the baseline over common prompts; `win` and `length` are of the duel
+    named `duel` against the baseline, judged by `win_by`, from this arm's side. `kl` is KL(arm || reference) per
+    answer, in nats.
+    """
+
+    name: str
+    colour: int
+    samples: str
+    fingerprint: str
+    answers: Answers
+    cost: Cost
+    policy: str = ""
+    gap: Interval | None = None
+    win: WinRate | None = None
+    length: LengthControlled | None = None
+    win_by: str = ""
+    duel: str = ""
+    kl: Interval | None = None
+
+
+class Result(Record, frozen=True):
+    """A whole report: `report.json`."""
+
+    title: str
+    baseline: str
+    score_by: str
+    arms: tuple[ArmResult, ...]
+    headline: tuple[tuple[str, str], ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    def arm(self, name: str) -> ArmResult:
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def choose_score(groups: Sequence[Sequence[Group]], wanted: str, names: Sequence[str]) -> str:
+    """The critic whose scores stand in the table: `wanted`, else the last one that scored every arm; "" without any."""
+    by_arm = [_scorers(arm) for arm in groups]
+    common = [by for by in (by_arm[0] if by_arm else []) if all(by in arm for arm in by_arm)]
+    if wanted and wanted not in common:
+        lacking = [name for name, arm in zip(names, by_arm, strict=True) if wanted not in arm]
+        raise UserError(
+            f"report(score={wanted!r})", f"no such score on {', '.join(lacking)}", "a critic that scored every arm",
+            f"Known on all arms: {', '.join(common) or 'none'}. Run judge(samples, critic) on each first.",
+        )  # fmt: skip
+    return wanted or (common[-1] if common else "")
+
+
+def _scorers(groups: Sequence[Group]) -> list[str]:
+    """Critics that gave a score, in the order in which they first spoke."""
+    said = (f for group in groups for of in group.feedback for f in of)
+    return list(dict.fromkeys(f.by for f in said if f.score is not None))
+
+
+def scores(groups: Sequence[Group], by: str) -> dict[str, float | None]:
+    """Mean score by critic `by` per prompt; None where it abstained on all of a prompt's answers."""
+    return _by_prompt(groups, [group.scores(by) if by else [None] * len(group.completions) for group in groups])
+
+
+def describe(groups: Sequence[Group], by: str) -> Answers:
+    """An arm's answers in numbers."""
+    completions = [c for group in groups for c in group.completions]
+    if not completions:
+        raise UserError("report", "an arm has no completions", "at least one answer per arm")
+    marks = scores(groups, by)
+    characters = _by_prompt(groups, [[len(c.text) for c in group.completions] for group in groups])
+    tokens = _by_prompt(groups, [[None if c.tokens is None else len(c.tokens) for c in g.completions] for g in groups])
+    return Answers(
+        score=mean_interval(list(marks.values())),
+        characters=mean_interval(list(characters.values())),
+        tokens=mean_interval(list(tokens.values())),
+        cut=sum(c.stopped == "length" for c in completions) / len(completions),
+        samples=len(completions),
+        unscored=sum(value is None for group in groups for value in group.scores(by)) if by else 0,
+    )
+
+
+def _by_prompt(groups: Sequence[Group], values: Sequence[Sequence[float | None]]) -> dict[str, float | None]:
+    prompts = [group.prompt.id for group, of in zip(groups, values, strict=True) for _ in of]
+    return per_prompt([value for of in values for value in of], prompts)
+
+
+def gap(arm: Sequence[Group], baseline: Sequence[Group], by: str) -> Interval:
+    """Paired difference in score, arm minus baseline, over the prompts that both answered."""
+    return difference(scores(arm, by), scores(baseline, by))
+
+
+def kl_per_answer(own: Mapping[str, float], reference: Mapping[str, float]) -> Interval:
+    """KL(arm || reference) per answer in nats: the mean of log p_arm - log p_reference over the arm's own samples.
+
+    Unbiased where the answers were sampled at temperature 1 without truncation. Keys are examples.
+
+    >>> kl_per_answer({"a": -1.0, "b": -2.0}, {"a": -1.5, "b": -3.5}).mean
+    1.0
+    """
+    return difference(own, reference)

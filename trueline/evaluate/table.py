@@ -1,0 +1,109 @@
+"""The method table as text: one row per arm, 100 columns at most, readable without colour.
+
+Intervals stand in brackets (95 %, over prompts); a dash is *not known*. What a column means stands below the table,
+so that a pasted table explains itself.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from trueline.evaluate.charts import number
+from trueline.evaluate.headline import clock
+from trueline.evaluate.results import ArmResult, Result
+from trueline.evaluate.statistics import Interval
+
+WIDTH = 100
+
+
+def columns(result: Result) -> list[tuple[str, Callable[[ArmResult], str]]]:
+    """(heading, cell) of every column for which at least one arm has something to say."""
+    every: list[tuple[str, Callable[[ArmResult], str]]] = [
+        ("method", lambda arm: arm.name),
+        (result.score_by or "score", lambda arm: bracketed(arm.answers.score)),
+        (f"win % vs {result.baseline}", lambda arm: bracketed(arm.win.rate, 100, 1) if arm.win else "–"),
+        ("LC %", lambda arm: share(arm.length.adjusted.mean) if arm.length else "–"),
+        ("chars", lambda arm: number(arm.answers.characters.mean)),
+        ("cut %", lambda arm: share(arm.answers.cut)),
+        ("KL", lambda arm: number(arm.kl.mean, 2) if arm.kl else "–"),
+        ("feedback", lambda arm: short(arm.cost.feedback)),
+        ("train tok", lambda arm: short(arm.cost.train_tokens)),
+        ("time", lambda arm: clock(arm.cost.seconds) if arm.cost.seconds else "–"),
+    ]
+    return [(head, cell) for head, cell in every if head == "method" or any(cell(arm) != "–" for arm in result.arms)]
+
+
+def draw(result: Result, width: int = WIDTH) -> str:
+    """The table, what its columns mean, and the headline, as plain text."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=result.title, title_style="bold", title_justify="left", pad_edge=False)
+    shown = columns(result)
+    for head, _ in shown:
+        table.add_column(head, justify="left" if head == "method" else "right", no_wrap=head != "method")
+    for arm in result.arms:
+        table.add_row(*(cell(arm) for _, cell in shown))
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    console.print(table)
+    console.print(legend(result, {head for head, _ in shown}), highlight=False)
+    for question, answer in result.headline:
+        console.print(f"{question}: {answer}", highlight=False, markup=False)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n") + "\n"
+
+
+def legend(result: Result, heads: set[str]) -> str:
+    """What the columns mean, in one or two lines."""
+    n = max((arm.answers.score.n or arm.answers.characters.n for arm in result.arms), default=0)
+    said = [f"Brackets: 95 % interval over {n} prompts"]
+    if any(head.startswith("win") for head in heads):
+        said.append("win: ties half, abstentions left out")
+    if "LC %" in heads:
+        said.append("LC: win at equal length")
+    if "KL" in heads:
+        said.append("KL: nats per answer")
+    return "; ".join(said) + ".\n"
+
+
+def bracketed(value: Interval, times: float = 1, places: int | None = None) -> str:
+    """'0.71 [0.68, 0.74]' with as many places as the width of the interval deserves."""
+    if value.mean is None or value.low is None or value.high is None:
+        return "–"
+    if places is None:
+        places = decimals((value.high - value.low) * times)
+    mean, low, high = (f"{times * x:.{places}f}".replace("-", "−") for x in (value.mean, value.low, value.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def decimals(width: float) -> int:
+    """Decimal places that show an interval of this width with two digits.
+
+    >>> decimals(0.06), decimals(0.4), decimals(12)
+    (3, 2, 0)
+    """
+    import math
+
+    return min(4, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 2
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage without its sign; a dash where not known."""
+    return "–" if value is None else f"{100 * value:.0f}"
+
+
+def short(value: float) -> str:
+    """A count with a unit prefix: 1234 is '1.2k', 0 a dash.
+
+    >>> short(0), short(999), short(1234), short(2_500_000)
+    ('–', '999', '1.2k', '2.5M')
+    """
+    if not value:
+        return "–"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            scaled = value / size
+            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
+    return f"{value:.0f}"
