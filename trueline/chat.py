@@ -1,0 +1,440 @@
+"""The only door between text and tokens: one renderer for training, sampling, scoring and serving.
+
+A conversation is rendered in spans (`template`): the model's own chat template, ChatML where a tokenizer has none, or
+plain text (prompt + completion + EOS, as TRL treats plain preference rows). The template's own text and each content
+are tokenised separately and their ids concatenated, so that no token ever runs across a boundary, the prompt is always
+a prefix, and special-token text inside a content is text, never a control token.
+
+Rules, each with a test:
+
+* A content is tokenised as it stands in the middle of the text: the dummy space that SentencePiece-type tokenizers put
+  before a text is put where the template's own tokenisation puts one, nowhere else.
+* A single space that the template writes before a content is tokenised with the content, as in running text.
+* What the template strips of a content is stripped; ChatML and plain strip nothing.
+* An answer is content + exactly one end-of-turn token, the first special token that the template writes after the
+  assistant's content (EOS where it writes none). End-of-turn text at the end of an answer is that token, not a second.
+* Prompts end with the template's generation prompt, and with what else the template writes before the answer (an empty
+  thinking block); train and sample therefore see the same prompt.
+* BOS is what the template writes; ChatML and plain start with BOS where the tokenizer puts one before plain text.
+* Where the ids differ from `apply_chat_template(tokenize=True)`, ours stand; `difference` says where, and `trueline
+  check` counts them.
+
+Special tokens that end a turn: with pad == EOS or EOS == end-of-turn nothing here looks at padding or at mere presence;
+positions come from the rendering.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trueline.errors import UserError
+from trueline.records import Message
+from trueline.template import BOS, CHATML, CONTROL, PLAIN, Span, Template, style_of
+
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+STYLES = ("auto", "template", "chatml", "plain")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as tokens.
+
+    trained: whether token t is a training target: every assistant's content and the end-of-turn that closes it; never
+    the white space after it, never another role. roles: "system", "user" or "assistant" for contents, "control" for
+    what the template writes. reward_position: index of the end-of-turn that closes the assistant's last turn, None
+    where the conversation does not end with one.
+    """
+
+    ids: list[int]
+    trained: list[bool]
+    roles: list[str]
+    reward_position: int | None
+
+
+def prepare(tokenizer: Any) -> int:
+    """Give a tokenizer without chat template ChatML, its two tokens where they are missing; how many were added.
+
+    The template starts with BOS where the tokenizer puts BOS before plain text. The embeddings of a model must grow by
+    the number returned (`models.load` does that).
+
+    Raises `UserError` for a tokenizer that knows neither an end of sequence nor an end of turn.
+    """
+    if tokenizer.chat_template:
+        return 0
+    vocabulary = tokenizer.get_vocab()
+    if tokenizer.eos_token_id is None and IM_END not in vocabulary:
+        raise no_end(tokenizer)
+    from tokenizers import AddedToken
+
+    missing = [AddedToken(t, special=True, normalized=False) for t in (IM_START, IM_END) if t not in vocabulary]
+    added = int(tokenizer.add_tokens(missing, special_tokens=True)) if missing else 0
+    tokenizer.chat_template = (BOS if adds_bos(tokenizer) else "") + CHATML
+    return added
+
+
+def no_end(tokenizer: Any) -> UserError:
+    """The error for a tokenizer that cannot say where an answer ends."""
+    return UserError(
+        f'tokenizer "{getattr(tokenizer, "name_or_path", "")}"',
+        "it has no end-of-sequence token and no chat template that closes a turn",
+        "a token that ends an answer",
+        "Set eos_token in its tokenizer_config.json.",
+    )
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself puts BOS before plain text."""
+    ids = tokenizer("a")["input_ids"]
+    return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+
+
+class Renderer:
+    """Conversations to tokens and answers back to text, for one tokenizer.
+
+    style: "auto" (the tokenizer's own template; ChatML where `prepare` gave it that), "template", "chatml" or "plain".
+    The style in force is `self.style`, and stands in the tokenizer's chat_template, so that a model saved with its
+    tokenizer is opened in the style it was trained in. end_id: the end-of-turn token that is trained and stops
+    generation; stop_ids: it and EOS.
+
+    Raises `UserError` for an unknown style, for a tokenizer without what the style needs, or without any end.
+    """
+
+    def __init__(self, tokenizer: Any, style: str = "auto") -> None:
+        self.tokenizer = tokenizer
+        self.style = self._choose(style)
+        self.template = Template(tokenizer)
+        self._tokens = Tokens(tokenizer)
+        self._controls: dict[tuple[str, str], list[int]] = {}
+        self._learn_answer()
+        eos = tokenizer.eos_token_id
+        self.stop_ids = (self.end_id,) if eos in (None, self.end_id) else (self.end_id, int(eos))
+
+    def _choose(self, style: str) -> str:
+        """Put the template of `style` on the tokenizer; the style in force."""
+        tokenizer, own = self.tokenizer, style_of(self.tokenizer.chat_template)
+        if style not in STYLES:
+            raise UserError("chat style", f'got "{style}"', f"one of {', '.join(STYLES)}")
+        bos = BOS if adds_bos(tokenizer) else ""
+        if style == "plain" and own != "plain":
+            tokenizer.chat_template = bos + PLAIN
+        elif style == "chatml" and own != "chatml":
+            if not {IM_START, IM_END} <= tokenizer.get_vocab().keys():
+                cure = "Choose --chat template, or a base model without a chat template: it gets the tokens."
+                raise UserError("chat style chatml", f"the tokenizer has no {IM_START} and {IM_END}", "both", cure)
+            tokenizer.chat_template = bos + CHATML
+        elif not own:
+            cure = "Call chat.prepare(tokenizer) first, or choose the style plain."
+            raise UserError(f"chat style {style}", "the tokenizer has no chat template", "one", cure)
+        if style == "plain" and tokenizer.eos_token_id is None:
+            raise no_end(tokenizer)
+        return style_of(tokenizer.chat_template)
+
+    def _learn_answer(self) -> None:
+        """What stands around an answer, from the template's layout of one question and one answer.
+
+        opening: written before the answer beyond the generation prompt (an empty thinking block); goes to the prompt.
+        lead: the space that the answer's first token carries. between: text before the end-of-turn token.
+        tail: text after it.
+        """
+        generation = self.template.layout(("user",), True).controls[-1]
+        layout = self.template.layout(("user", "assistant"), False)
+        before, after = layout.controls[-2:]
+        extra = before.removeprefix(generation) if before.startswith(generation) else ""
+        self._opening = extra.rstrip(" ")
+        self._lead = extra[len(self._opening) :]
+        self._trim = layout.trims[-1]
+        self._answer_at = self._tokens.after(generation + self._opening)
+        found = self._tokens.special.search(after) if self._tokens.special else None
+        if found is None and self.tokenizer.eos_token_id is None:
+            raise no_end(self.tokenizer)
+        self._end = found[0] if found else str(self.tokenizer.eos_token)
+        self.end_id = int(self.tokenizer.convert_tokens_to_ids(self._end))
+        self._between, self._tail = (after[: found.start()], after[found.end() :]) if found else ("", after)
+        self._closing = re.compile(rf"(?:{re.escape(self._between)}{re.escape(self._end)}\s*)+\Z")
+        self._control_ids = {i for i in self._tokens.special_ids if i != self.tokenizer.unk_token_id}
+        self._control_ids |= {self.end_id, *(i for i in (self.tokenizer.eos_token_id,) if i is not None)}
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Everything before the answer's first token: BOS as the template says, the generation prompt included.
+
+        Raises `UserError` where the messages end with the assistant's turn, or the template refuses them.
+        """
+        return self._prompt(messages).ids
+
+    def answer_ids(self, text: str, ended: bool = True) -> list[int]:
+        """An answer's tokens, by themselves; exactly one end-of-turn token at the end iff `ended`."""
+        text = self._closing.sub("", text)
+        # The end of a cut answer is not the end of the content: what stands there stays.
+        text = self._trim(text) if ended else self._trim(text + "|")[:-1]
+        ids = self._content(self._lead + text, self._answer_at)
+        return [*ids, *self._ending()] if ended else ids
+
+    def conversation(self, messages: Sequence[Message]) -> Rendered:
+        """A whole conversation: ids, training mask, roles, and where a reward is read."""
+        if not messages or messages[-1].role != "assistant":
+            return self._rendered(messages, False)
+        prompt, answer = self._prompt(messages[:-1]), self.answer_ids(messages[-1].content)
+        tail = self._control(self._tail, self._tokens.after(self._end))
+        ids = [*prompt.ids, *answer, *tail]
+        ending = len(self._ending())
+        roles = ["assistant"] * (len(answer) - ending) + [CONTROL] * (ending + len(tail))
+        trained = [*prompt.trained, *[True] * len(answer), *[False] * len(tail)]
+        return Rendered(ids, trained, prompt.roles + roles, len(prompt.ids) + len(answer) - 1)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """An answer's text from its ids: up to the first end-of-turn (or EOS) token, without it."""
+        ids = list(ids)
+        stop = next((t for t, i in enumerate(ids) if i in self.stop_ids), None)
+        text = self._tokens.decode(ids[:stop])
+        if stop is not None and self._between:
+            text = text.removesuffix(self._between)
+        return text.removeprefix(self._lead)
+
+    def difference(self, messages: Sequence[Message]) -> str | None:
+        """Where our ids of a conversation differ from the template's own tokenisation of it; None where they agree."""
+        answered = bool(messages) and messages[-1].role == "assistant"
+        ours = self.conversation(messages).ids if answered else self.prompt_ids(messages)
+        rows = [{"role": m.role, "content": m.content} for m in messages]
+        theirs = list(self.tokenizer.apply_chat_template(rows, add_generation_prompt=not answered, return_dict=False))
+        if ours == theirs:
+            return None
+        at = next(
+            (t for t, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+        )
+        show = self.tokenizer.convert_ids_to_tokens
+        return f"token {at}: {show(ours[at : at + 4])}, the template's own {show(theirs[at : at + 4])}"
+
+    def reward_position(self, ids: Sequence[int]) -> int:
+        """Index of the end-of-turn that closes the assistant's last turn in `ids`; padding after it is harmless.
+
+        Raises `UserError` where that turn is not closed, or a later end-of-turn closes somebody else's: a reward read
+        there would rate another turn.
+        """
+        ids = list(ids)
+        header = self._header()
+        starts = [t for t in range(len(ids) - len(header) + 1) if ids[t : t + len(header)] == header]
+        for start in reversed(starts if header else [0]):
+            # A leading EOS that is also the end-of-turn token closes nothing.
+            first = max(start + len(header), 1)
+            end = next((t for t in range(first, len(ids)) if ids[t] == self.end_id), None)
+            if end is None:
+                continue
+            padding = {self.end_id, self.tokenizer.pad_token_id}
+            rest = ids[end + 1 :]
+            text = next((t for t, i in enumerate(rest) if i not in padding), len(rest))
+            if self.end_id in rest[text:]:
+                break
+            return end
+        cure = "Render the conversation with its answer closed (answer_ids(text, ended=True))."
+        raise UserError("reward position", "the assistant's last turn is not closed by an end-of-turn", "one", cure)
+
+    def _header(self) -> list[int]:
+        """The ids that open an assistant's turn, from their last special token on (user text cannot forge one)."""
+        ids = self._rendered([Message("user", "a")], True).ids
+        special = [t for t, i in enumerate(ids) if i in self._control_ids]
+        return ids[special[-1] :] if special and ids[special[-1]] != self.tokenizer.bos_token_id else []
+
+    def _prompt(self, messages: Sequence[Message]) -> Rendered:
+        if not messages or messages[-1].role == "assistant":
+            got = "it ends with the assistant's turn" if messages else "it has no message"
+            raise UserError("a prompt", got, "messages that end before the assistant's next turn")
+        return self._rendered(messages, True)
+
+    def _rendered(self, messages: Sequence[Message], generation: bool) -> Rendered:
+        """Messages as tokens; with `generation`, up to the answer's first token."""
+        if self.style == "plain" and sum(m.role != "assistant" for m in messages) > 1:
+            got = f"{len(messages)} messages ({', '.join(m.role for m in messages)})"
+            cure = "Choose --chat chatml (or template), or read the file as plain text (--layout trl)."
+            raise UserError("chat style plain", got, "one text and its answer", cure)
+        spans = self.template.spans(messages, generation) or self._whole(messages, generation)
+        if generation and self._opening:
+            spans = [*spans, Span(self._opening, CONTROL)]
+        ids: list[int] = []
+        trained: list[bool] = []
+        roles: list[str] = []
+        at, before = "start", ""
+        for span in self._plain(spans) if self.style == "plain" else glued(spans):
+            new, on = self._span(span, at, before)
+            ids += new
+            trained += on
+            roles += [span.role] * len(new)
+            at, before = self._tokens.after(span.text) if span.role == CONTROL else "text", span.role
+            if self.style == "plain" and len(ids) == len(roles) == roles.count(CONTROL):
+                at = "start"  # BOS is put before a text by the tokenizer; the text itself starts after it.
+        return Rendered(ids, trained, roles, None)
+
+    def _span(self, span: Span, at: str, before: str) -> tuple[list[int], list[bool]]:
+        """A span's ids and which of them are trained: the assistant's content and the end-of-turn right after it."""
+        if span.role != CONTROL:
+            ids = self._content(span.text, at)
+            return ids, [span.role == "assistant"] * len(ids)
+        ids = self._control(span.text, at)
+        closes = before == "assistant" and span.text.startswith(self._between + self._end)
+        on = ids.index(self.end_id) + 1 if closes else 0
+        return ids, [t < on for t in range(len(ids))]
+
+    def _plain(self, spans: Sequence[Span]) -> list[Span]:
+        """Plain spans, without a BOS that the text brings along where the tokenizer puts one."""
+        bos = self.tokenizer.bos_token
+        if not spans or spans[0].text != bos:
+            return list(spans)
+        return [spans[0], *(Span(s.text.removeprefix(bos) if s.role != CONTROL else s.text, s.role) for s in spans[1:])]
+
+    def _whole(self, messages: Sequence[Message], generation: bool) -> list[Span]:
+        """The template's text as it is, where it rewrites a content; refused where that content could forge a token."""
+        for message in messages:
+            if self._tokens.special and (found := self._tokens.special.search(message.content)):
+                got = f'the template rewrites a {message.role} message that holds "{found[0]}"'
+                raise UserError(
+                    "the model's chat template", got, "a content without special-token text", "Drop the row."
+                )
+        return [Span(self.template.text(messages, generation), CONTROL)]
+
+    def _ending(self) -> list[int]:
+        return [*self._control(self._between, "text"), self.end_id]
+
+    def _control(self, text: str, at: str) -> list[int]:
+        key = (text, at)
+        if key not in self._controls:
+            self._controls[key] = self._tokens.control(text, at)
+        return list(self._controls[key])
+
+    def _content(self, text: str, at: str) -> list[int]:
+        """A content's ids, none of them a control token whatever its text says."""
+        ids = self._tokens.content(text, at)
+        if self._control_ids.isdisjoint(ids):
+            return ids
+        # A tokenizer that parses special-token text all the same: cut that text after its first character.
+        literals = [re.escape(self.tokenizer.convert_ids_to_tokens(i)) for i in self._control_ids]
+        ids = []
+        for piece in re.split(rf"(?<=.)(?={'|'.join(t[1:] for t in literals if len(t) > 1)})", text):
+            ids += self._tokens.content(piece, at)
+            at = "text"
+        if self._control_ids.isdisjoint(ids):
+            return ids
+        got = f'"{text[:40]}" is tokenised with a control token'
+        raise UserError("the tokenizer", got, "contents without control tokens", "Drop the row.")
+
+
+def glued(spans: Sequence[Span]) -> list[Span]:
+    """Spans with a single space before a content moved into it: BPE gives a word its space, never a space alone."""
+    out = list(spans)
+    for i in range(1, len(out)):
+        before, span = out[i - 1], out[i]
+        if before.role != CONTROL or span.role == CONTROL or span.text[0].isspace():
+            continue
+        if before.text.endswith(" ") and not before.text[:-1].endswith(" "):
+            out[i - 1], out[i] = Span(before.text[:-1], CONTROL), Span(" " + span.text, span.role)
+    return [span for span in out if span.text]
+
+
+class Tokens:
+    """A tokenizer's ids for stretches of text, at the start of a text, after a special token, or after text.
+
+    SentencePiece-type tokenizers put a dummy space before a text (and some after each special token); `inner` is the
+    same tokenizer without it, for stretches that continue a text, and decodes them without eating a real space.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.backend = getattr(tokenizer, "backend_tokenizer", None)
+        added = {i: t for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items() if t.content.strip()}
+        self.special_ids = {i for i, t in added.items() if t.special} | set(tokenizer.all_special_ids)
+        words = {t.content for i, t in added.items()} | set(tokenizer.all_special_tokens)
+        longest_first = sorted(words, key=len, reverse=True)
+        self.special = re.compile("|".join(map(re.escape, longest_first))) if words else None
+        self.inner, self.after_special = without_dummy_space(self.backend)
+        self._lock = threading.Lock()
+
+    def after(self, text: str) -> str:
+        """Where a stretch that follows `text` stands."""
+        if not text:
+            return "start"
+        ends = [m.end() for m in self.special.finditer(text)] if self.special else []
+        return "special" if ends and ends[-1] == len(text) else "text"
+
+    def control(self, text: str, at: str) -> list[int]:
+        """Ids of the template's own text: special tokens are parsed."""
+        found = self.special.search(text) if self.special and self.inner is not self.backend else None
+        if found is None:
+            return self._encode(text, at, False)
+        return [*self._encode(text[: found.start()], at, False), *self._encode(text[found.start() :], "start", False)]
+
+    def content(self, text: str, at: str) -> list[int]:
+        """Ids of a content: special-token text is text."""
+        return self._encode(text, at, True)
+
+    def _encode(self, text: str, at: str, split_special: bool) -> list[int]:
+        if not text:
+            return []
+        if self.backend is None:
+            return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special)["input_ids"])
+        outer = at == "start" or (at == "special" and self.after_special)
+        backend = self.backend if outer else self.inner
+        with self._lock:
+            backend.no_truncation()
+            backend.no_padding()
+            backend.encode_special_tokens = split_special
+            return list(backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids as it continues another text."""
+        if self.inner is None:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return str(self.inner.decode(list(ids), skip_special_tokens=False))
+
+
+def without_dummy_space(backend: Any) -> tuple[Any, bool]:
+    """`backend` without the space it puts before a text, and whether it puts one after each special token too.
+
+    The same object where it puts none.
+    """
+    import json
+
+    if backend is None:
+        return None, False
+    parts = [json.loads(p.__getstate__()) for p in (backend.normalizer, backend.pre_tokenizer) if p is not None]
+    puts = [node for part in parts for node in nodes(part) if puts_space(node)]
+    if not puts:
+        return backend, False
+    from tokenizers import Tokenizer
+
+    whole = json.loads(backend.to_str())
+    for key in ("normalizer", "pre_tokenizer", "decoder"):
+        whole[key] = without_space(whole[key])
+    everywhere = any(node.get("prepend_scheme") != "first" for node in puts)
+    return Tokenizer.from_str(json.dumps(whole)), everywhere
+
+
+def nodes(part: Any) -> list[dict[str, Any]]:
+    """A normaliser or pre-tokeniser and, in a sequence, those within it."""
+    inner = [n for key in ("normalizers", "pretokenizers", "decoders") for n in part.get(key, ())]
+    return [part, *(deep for n in inner for deep in nodes(n))]
+
+
+def puts_space(node: dict[str, Any]) -> bool:
+    """Whether this step puts a space before the text."""
+    kind = node.get("type")
+    if kind == "Metaspace":
+        return node.get("prepend_scheme", "always") != "never"
+    return kind == "Prepend" or (kind == "ByteLevel" and bool(node.get("add_prefix_space")))
+
+
+def without_space(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A step without its dummy space (None: without the step), as the decoder without its undoing."""
+    if part is None or part.get("type") == "Prepend":
+        return None
+    if part.get("type") == "Strip" and part.get("content") == " ":
+        return {**part, "start": 0}
+    if part.get("type") == "Metaspace":
+        return {**part, "prepend_scheme": "never"}
+    if part.get("type") == "ByteLevel":
+        return {**part, "add_prefix_space": False}
+    for key in ("normalizers", "pretokenizers", "decoders"):
+        if key in part:
+            part = {**part, key: [n for n in map(without_space, part[key]) if n is not None]}
+    return part
