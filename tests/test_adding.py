@@ -1,0 +1,89 @@
+"""The examples of docs/adding.md, run from the page itself: one file each, under 40 lines, nothing else is edited."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "adding.md"
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """The page's files, written out and importable."""
+    folder = tmp_path_factory.mktemp("adding")
+    for name, body in re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", PAGE.read_text(), re.S):
+        assert body.count("\n") < 40, f"{name} is too long to be an example"
+        (folder / name).write_text(body)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+def load(examples, name):
+    return importlib.import_module(name)
+
+
+def test_the_objective_gives_the_worked_number(examples):
+    """beta 0.5, log-ratios (1, -1): margin 0.5 * 2 = 1, hinge 0; with the preference turned round 1 + 1 = 2."""
+    torch = pytest.importorskip("torch")
+    hinge = load(examples, "hinge").Hinge(beta=0.5)
+    batch = SimpleNamespace(
+        chosen_P=torch.tensor([0]), rejected_P=torch.tensor([1]), p_P=torch.tensor([1.0]),
+        reference_logps_N=torch.tensor([-3.0, -3.0]),
+    )  # fmt: skip
+    outputs = SimpleNamespace(logps_N=torch.tensor([-2.0, -4.0]))
+    assert hinge(outputs, batch).sum.item() == 0.0
+    batch.p_P = torch.tensor([0.0])
+    assert hinge(outputs, batch).sum.item() == 2.0
+    assert hinge.weight(batch) == 1.0
+
+
+def test_the_critics_judge_and_their_biases_cancel(examples, tmp_path):
+    from trueline.feedback.compare import Compare
+    from trueline.feedback.rule import Rule
+    from trueline.records import Completion, Group, Prompt
+    from trueline.store import Store, using
+
+    brevity = load(examples, "brevity")
+    group = Group(Prompt.of("Who?"), (Completion("Ada"), Completion("It was Ada")))
+    with using(Store(tmp_path / "store")):
+        (scored,) = Rule(brevity.brevity)([group])
+        (compared,) = Compare(by=brevity.Shorter())([group])
+    assert scored.scores() == [0.5, 0.25]
+    # 1 + 3 = 4 against 1 + 10 = 11 characters: the shorter one wins with 11 / 15 in either order.
+    assert compared.preferences[0].p == pytest.approx(11 / 15)
+
+
+def test_the_view_orders_by_length(examples):
+    from trueline.records import Completion, Group, Prompt
+
+    groups = SimpleNamespace(
+        read=lambda: iter([Group(Prompt.of("Who?"), (Completion("It was Ada"), Completion("Ada")))])
+    )
+    (example,) = load(examples, "extremes").ShortestOverLongest(groups).examples()
+    assert [answer.text for answer in example.answers] == ["Ada", "It was Ada"]
+
+
+def test_the_recipe_with_the_engine_runs_from_the_command_line(examples, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "trueline.cli",
+        "make",
+        "study.py:study",
+        "--prompts",
+        "3",
+        "--store",
+        str(tmp_path / "store"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=examples)
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "store" / "groups").glob("judge-*/groups.jsonl")
+    assert made.read_text().count('"p":0.5') == 3  # a parrot repeats itself: identical answers tie
