@@ -27,17 +27,10 @@ from trueline.evaluate.table import short
 
 Curves = dict[str, list[tuple[float, float]]]
 
-# Metric -> (title, whether zero belongs in the picture); the order is the order on the page.
-CURVES = {
-    "loss": ("Loss", False),
-    "accuracy": ("Chosen ranked above rejected", True),
-    "margin": ("Reward margin, chosen minus rejected", True),
-    "chosen": ("Implicit reward of the chosen", True),
-    "rejected": ("Implicit reward of the rejected", True),
-    "kl": ("KL from the reference", True),
-    "reward": ("Reward", False),
-    "length": ("Answer length", True),
-}
+# What a training log holds beside metrics: how the loop went, not what was learned.
+BOOKKEEPING = {"step", "epoch", "lr", "grad_norm", "examples", "tokens", "trie_tokens", "sharing", "seconds"}
+TITLES = {"loss": "Loss", "accuracy": "Preferred answer scored higher", "margin": "Margin, chosen minus rejected"}
+MOST_CURVES = 6
 
 
 @dataclass(frozen=True)
@@ -239,14 +232,34 @@ def _dot(name: str, colour: int, value: Interval) -> Dot:
 
 
 def training_charts(trained: Trained) -> list[Markup]:
-    """One small chart per metric that this report knows how to read; the loss first."""
+    """One small chart per metric, the loss first; the chosen and rejected side of one metric share a chart."""
+    charted: dict[str, list[tuple[str, int]]] = {}
+    for name in sorted(trained.curves, key=_curve_order):
+        prefix, _, last = name.rpartition("/")
+        if name in BOOKKEEPING:
+            continue
+        if last in ("chosen", "rejected"):
+            charted.setdefault(f"{prefix or 'value'}: chosen and rejected", []).append(
+                (name, 1 if last == "chosen" else 2)
+            )
+        else:
+            title = TITLES.get(last, name) if prefix in ("", "rewards", "reward") else name
+            charted.setdefault(title, []).append((name, 1))
     drawn = []
-    for name, (title, zero) in CURVES.items():
-        points = trained.curves.get(name)
-        if points:
-            line = charts.Line(f"{trained.label} {name}", 1, [x for x, _ in points], [y for _, y in points])
-            drawn.append(charts.line_chart(title, [line], "optimiser step", y_zero=zero))
+    for title, names in list(charted.items())[:MOST_CURVES]:
+        lines = [
+            charts.Line(name, colour, [x for x, _ in trained.curves[name]], [y for _, y in trained.curves[name]])
+            for name, colour in names
+        ]
+        drawn.append(charts.line_chart(title, lines, "optimiser step"))
     return drawn
+
+
+def _curve_order(name: str) -> tuple[int, str]:
+    """The loss, then how well preferences are ranked, then the rest by name."""
+    last = name.rpartition("/")[2]
+    first = ["loss", "accuracy", "margin", "chosen", "rejected"]
+    return (first.index(last) if last in first else len(first), name)
 
 
 def filters(result: Result, samples: Sequence[Sample]) -> list[tuple[str, str]]:

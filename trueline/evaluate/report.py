@@ -1,6 +1,6 @@
 """`report`: which method won, by how much, is it real, is it just longer, what did it cost; as a table and a page.
 
-    report("Tour", (Arm("sft", sft, sft_samples), Arm("dpo", dpo, dpo_samples)), (duel(dpo_samples, sft_samples, ...),))
+    report("Tour", (Arm("SFT", sft_samples, sft), Arm("DPO", dpo_samples, dpo)), (duel(dpo_samples, sft_samples, ...),))
 
 Arms are compared on the prompts they have in common; each arm's samples carry what critics said of them (`judge`), a
 duel belongs to the arm whose samples it compared. Files: `report.json` (a `results.Result`: every number),
@@ -33,14 +33,14 @@ ALIKE = 0.1  # answers whose lengths differ by at most this share of the longer 
 
 @dataclass(frozen=True)
 class Arm:
-    """One method: its policy (None: a teacher or another engine), its answers, judged.
+    """One method: its answers, judged, and the policy that wrote them (None: a teacher or another engine).
 
     logps and reference_logps, both from `score` on one view of all `samples`, give KL(policy || reference).
     """
 
     name: str
-    policy: Policy | None
     samples: Groups
+    policy: Policy | None = None
     logps: Logprobs | None = None
     reference_logps: Logprobs | None = None
 

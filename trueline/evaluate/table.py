@@ -1,6 +1,6 @@
 """The method table as text: one row per arm, 100 columns at most, readable without colour.
 
-Intervals stand in brackets (95 %, over prompts); a dash is *not known*. What a column means stands below the table,
+After ± stands half the 95 % interval over prompts; a dash is *not known*. What a column means stands below the table,
 so that a pasted table explains itself.
 """
 
@@ -21,14 +21,14 @@ def columns(result: Result) -> list[tuple[str, Callable[[ArmResult], str]]]:
     """(heading, cell) of every column for which at least one arm has something to say."""
     every: list[tuple[str, Callable[[ArmResult], str]]] = [
         ("method", lambda arm: arm.name),
-        (result.score_by or "score", lambda arm: bracketed(arm.answers.score)),
-        (f"win % vs {result.baseline}", lambda arm: bracketed(arm.win.rate, 100, 1) if arm.win else "–"),
-        ("LC %", lambda arm: share(arm.length.adjusted.mean) if arm.length else "–"),
+        (result.score_by or "score", lambda arm: within(arm.answers.score)),
+        (f"win % vs {result.baseline}", lambda arm: within(arm.win.rate, 100, 1) if arm.win else "–"),
+        ("LC", lambda arm: share(arm.length.adjusted.mean) if arm.length else "–"),
         ("chars", lambda arm: number(arm.answers.characters.mean)),
         ("cut %", lambda arm: share(arm.answers.cut)),
         ("KL", lambda arm: number(arm.kl.mean, 2) if arm.kl else "–"),
         ("feedback", lambda arm: short(arm.cost.feedback)),
-        ("train tok", lambda arm: short(arm.cost.train_tokens)),
+        ("tokens", lambda arm: short(arm.cost.train_tokens)),
         ("time", lambda arm: clock(arm.cost.seconds) if arm.cost.seconds else "–"),
     ]
     return [(head, cell) for head, cell in every if head == "method" or any(cell(arm) != "–" for arm in result.arms)]
@@ -43,7 +43,7 @@ def draw(result: Result, width: int = WIDTH) -> str:
     table = Table(box=box.SIMPLE_HEAD, title=result.title, title_style="bold", title_justify="left", pad_edge=False)
     shown = columns(result)
     for head, _ in shown:
-        table.add_column(head, justify="left" if head == "method" else "right", no_wrap=head != "method")
+        table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
     for arm in result.arms:
         table.add_row(*(cell(arm) for _, cell in shown))
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
@@ -58,28 +58,29 @@ def draw(result: Result, width: int = WIDTH) -> str:
 def legend(result: Result, heads: set[str]) -> str:
     """What the columns mean, in one or two lines."""
     n = max((arm.answers.score.n or arm.answers.characters.n for arm in result.arms), default=0)
-    said = [f"Brackets: 95 % interval over {n} prompts"]
+    said = [f"±: half the 95 % interval over {n} prompts"]
     if any(head.startswith("win") for head in heads):
         said.append("win: ties half, abstentions left out")
-    if "LC %" in heads:
-        said.append("LC: win at equal length")
+    if "LC" in heads:
+        said.append("LC: win % at equal length")
     if "KL" in heads:
         said.append("KL: nats per answer")
+    if "tokens" in heads:
+        said.append("feedback (calls), tokens (trained) and time: of the policy's whole lineage")
     return "; ".join(said) + ".\n"
 
 
-def bracketed(value: Interval, times: float = 1, places: int | None = None) -> str:
-    """'0.71 [0.68, 0.74]' with as many places as the width of the interval deserves."""
+def within(value: Interval, times: float = 1, places: int | None = None) -> str:
+    """'0.712 ±0.031', with as many places as the interval deserves."""
     if value.mean is None or value.low is None or value.high is None:
         return "–"
-    if places is None:
-        places = decimals((value.high - value.low) * times)
-    mean, low, high = (f"{times * x:.{places}f}".replace("-", "−") for x in (value.mean, value.low, value.high))
-    return f"{mean} [{low}, {high}]"
+    half = times * (value.high - value.low) / 2
+    places = decimals(half) if places is None else places
+    return f"{times * value.mean:.{places}f} ±{half:.{places}f}".replace("-", "−")
 
 
 def decimals(width: float) -> int:
-    """Decimal places that show an interval of this width with two digits.
+    """Decimal places that show a number of this size with two digits.
 
     >>> decimals(0.06), decimals(0.4), decimals(12)
     (3, 2, 0)
