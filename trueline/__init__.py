@@ -1,1 +1,79 @@
-"""Align language models with feedback, and prove what the feedback bought."""
+"""Align language models with feedback, and prove what the feedback bought.
+
+The public names, in pipeline order. Each is imported from its module when first used, so that `import trueline` (and a
+plan) loads neither torch nor transformers. Training itself is `trueline.train.stage.train`: the package of that name
+keeps the short one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    # what flows
+    "Message": "records",
+    "Prompt": "records",
+    "Completion": "records",
+    "Feedback": "records",
+    "Preference": "records",
+    "Group": "records",
+    "UserError": "errors",
+    # where it lies, and how it is made
+    "File": "store",
+    "Store": "store",
+    "Prompts": "store",
+    "Groups": "store",
+    "Policy": "store",
+    "Logprobs": "store",
+    "Report": "store",
+    "stage": "pipeline",
+    "make": "pipeline",
+    "Machine": "machine",
+    # models and data from outside
+    "pretrained": "models",
+    "LoRA": "models",
+    "preferences": "prompts.preferences",
+    # sample
+    "Sampling": "sample.protocol",
+    "Engine": "sample.protocol",
+    "HF": "sample.hf",
+    "Scripted": "sample.scripted",
+    "draw": "sample.draw",
+    # judge
+    "Critic": "feedback.protocol",
+    "Comparer": "feedback.protocol",
+    "Verdict": "feedback.protocol",
+    "Rule": "feedback.rule",
+    "Compare": "feedback.compare",
+    "judge": "feedback.judge",
+    # train
+    "All": "train.views",
+    "Best": "train.views",
+    "First": "train.views",
+    "Demonstrations": "train.views",
+    "Documents": "train.views",
+    "Pairs": "train.views",
+    "SFT": "train.objectives.sft",
+    "DPO": "train.objectives.dpo",
+    "BradleyTerry": "train.objectives.bradley_terry",
+    "score": "train.score",
+    # evaluate
+    "accuracy": "evaluate.accuracy",
+    "duel": "evaluate.duel",
+    "Arm": "evaluate.report",
+    "report": "evaluate.report",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trueline' has no attribute {name!r}")
+    module = importlib.import_module(f"trueline.{_HOMES[name]}")
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,25 @@
+"""The public names: a snapshot, so that none comes or goes unnoticed, and each really is there."""
+
+from __future__ import annotations
+
+import trueline
+
+SNAPSHOT = """
+Message Prompt Completion Feedback Preference Group UserError File Store Prompts Groups Policy Logprobs Report stage make
+Machine pretrained LoRA preferences Sampling Engine HF Scripted draw Critic Comparer Verdict Rule Compare judge All Best
+First Demonstrations Documents Pairs SFT DPO BradleyTerry score accuracy duel Arm report
+""".split()
+
+
+def test_the_public_names_are_these():
+    assert trueline.__all__ == SNAPSHOT
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in trueline.__all__:
+        value = getattr(trueline, name)
+        assert value.__doc__, name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(trueline, "PPOTrainer")
