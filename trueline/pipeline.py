@@ -38,11 +38,13 @@ from trueline import store as stores
 from trueline.errors import UserError, closest
 from trueline.fingerprint import call_site, canonical, is_runtime, kinds, name_of, same, snapshot, source_hash
 from trueline.machine import Machine
-from trueline.progress import Lines, display
+from trueline.planning import missing, plan, show, upstream, why
+from trueline.progress import Screen, screen
+from trueline.runs import Run
 from trueline.store import Artifact, Store
 from trueline.work import Work, shards, write_atomic
 
-__all__ = ["Stage", "Work", "make", "missing", "shards", "stage", "upstream"]
+__all__ = ["Run", "Stage", "Work", "make", "missing", "plan", "shards", "show", "stage", "upstream", "why"]
 
 A = TypeVar("A", bound=Artifact)
 Body = Callable[..., None]
@@ -65,7 +67,10 @@ class Stage(Generic[A]):
 
     def __call__(self, *args: Any, machine: Machine | None = None, label: str | None = None, **kwargs: Any) -> A:
         """The inert handle on what the body would make of these arguments."""
-        inputs = self._bind(args, kwargs)
+        return self.handle(self._bind(args, kwargs), machine=machine, label=label)
+
+    def handle(self, inputs: dict[str, Any], *, machine: Machine | None = None, label: str | None = None) -> A:
+        """The handle for arguments that are bound already."""
         self._check_kinds(inputs)
         identity = {}
         for name, value in inputs.items():
@@ -168,60 +173,51 @@ def canonical_default(default: Any, parameter: str, name: str) -> None:
         canonical(default, f"the default of argument {parameter} of {name}()")
 
 
-# --- the graph -------------------------------------------------------------------------------------------------------
-
-
-def upstream(*roots: Artifact, missing_only: bool = False) -> list[Artifact]:
-    """The artefacts behind `roots`, parents first, each once; behind one that is made, nothing if `missing_only`."""
-    order: dict[Artifact, None] = {}
-    stack: list[tuple[Artifact, bool]] = [(root, False) for root in reversed(roots)]
-    while stack:
-        artifact, ready = stack.pop()
-        if artifact in order:
-            continue
-        if ready or (missing_only and artifact.made):
-            order[artifact] = None
-        else:
-            stack.append((artifact, True))
-            stack += [(parent, False) for parent in reversed(artifact.parents)]
-    return list(order)
-
-
-def missing(*roots: Artifact) -> list[Artifact]:
-    """What `make` would have to make, parents first."""
-    return [artifact for artifact in upstream(*roots, missing_only=True) if not artifact.made]
+# --- making ----------------------------------------------------------------------------------------------------------
 
 
 def make(
     *roots: Artifact,
     store: Store | str | Path | None = None,
     machine: Machine | None = None,
-    screen: Lines | None = None,
+    on: Screen | None = None,
+    run: Run | None = None,
 ) -> Any:
     """Make `roots` and what they need, where it is missing; returns the root, or all of them as a tuple.
 
-    store, machine: what to put in force (default: what is). screen: where progress goes.
+    store, machine: what to put in force (default: what is). on: where progress goes. run: where to write down the plan
+    and links to what was made.
     """
-    screen = screen or display()
+    on = on or screen()
     with contextlib.ExitStack() as stack:
-        chosen = stack.enter_context(stores.using(store)) if store is not None else stores.current()
-        if machine is not None:
-            stack.enter_context(machines.using(machine))
+        chosen = stack.enter_context(stores.using(store if store is not None else stores.current()))
+        stack.enter_context(machines.using(machine or machines.current()))
         chosen.create()
-        for artifact in missing(*roots):
-            _make_one(chosen, artifact, screen)
+        planned = plan(*roots)
+        if run is not None:
+            run.begin(planned, roots)
+        for row in planned.rows:
+            if row.status == "have":
+                on.have(row.artifact.name)
+        for index, row in enumerate(planned.to_make, 1):
+            with on.stage(row.artifact.name, index, len(planned.to_make)):
+                _make_one(chosen, row.artifact, on)
+            record = row.artifact.record
+            on.made(row.artifact.name, record["seconds"], record["counts"])
+        if run is not None:
+            run.end()
     return roots[0] if len(roots) == 1 else roots
 
 
-def _make_one(store: Store, artifact: Artifact, screen: Lines) -> None:
-    with store.lock(artifact, waiting=lambda who: screen.console.print(f"{artifact.name}: waits for {who}")):
+def _make_one(store: Store, artifact: Artifact, on: Screen) -> None:
+    with store.lock(artifact, waiting=lambda who: on.console.print(f"{artifact.name}: waits for {who}")):
         if store.find(artifact) is not None:
             return
         _check_unchanged(artifact)
         with _disk_full(artifact, store):
             part = store.begin(artifact)
             if not (part / "record.json").exists():
-                _run(artifact, part, screen)
+                _run(artifact, part, on)
             store.finish(artifact, part)
 
 
@@ -235,12 +231,17 @@ def _check_unchanged(artifact: Artifact) -> None:
             )  # fmt: skip
 
 
-def _run(artifact: Artifact, part: Path, screen: Lines) -> None:
+def _run(artifact: Artifact, part: Path, on: Screen) -> None:
     machine = artifact.machine or machines.current()
-    work = Work(part, machine, artifact, screen)
+    work = Work(part, machine, artifact, on)
     started = time.monotonic()
     with machines.using(machine), _threads(machine):
-        call(artifact, work)
+        if artifact.distributed and machine.processes > 1:
+            from trueline.worker import launch
+
+            launch(work)
+        else:
+            call(artifact, work)
     record = _record(artifact, work, time.monotonic() - started)
     write_atomic(part / "record.json", msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
 

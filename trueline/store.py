@@ -42,6 +42,24 @@ __all__ = [
 
 FORMAT = 1
 _HELD = ("prompts", "groups", "samples")  # counts that say what an artefact holds, and so are passed on
+_HOLDING = ("prompts", "groups")  # the kinds that pass them on
+
+_known: contextvars.ContextVar[dict[str, dict[str, int]] | None] = contextvars.ContextVar("known", default=None)
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[dict[str, dict[str, int]]]:
+    """A block in which counts are worked out once: estimates ask their parents', and graphs have many paths."""
+    known = _known.get()
+    if known is not None:
+        yield known
+        return
+    fresh: dict[str, dict[str, int]] = {}
+    token = _known.set(fresh)
+    try:
+        yield fresh
+    finally:
+        _known.reset(token)
 
 
 class Artifact(Handle):
@@ -112,20 +130,30 @@ class Artifact(Handle):
         "prompts", "groups" and "samples" are passed on from the Prompts and Groups it is made from where the stage
         itself does not say; "critic_calls", "train_tokens" and the like are its own.
         """
+        with counting() as known:
+            if self.fingerprint not in known:
+                known[self.fingerprint] = self.passed_on | self.own_count
+            return known[self.fingerprint]
+
+    @property
+    def passed_on(self) -> dict[str, int]:
+        """What the Prompts and Groups that it is made from hold; empty for a kind that holds neither."""
         out: dict[str, int] = {}
-        if self.kind in ("prompts", "groups"):
+        if self.kind in _HOLDING:
             for parent in self.parents:
-                held = parent.count if parent.kind in ("prompts", "groups") else {}
+                held = parent.count if parent.kind in _HOLDING else {}
                 out |= {name: max(n, out.get(name, 0)) for name, n in held.items() if name in _HELD}
-        return out | self.own_count
+        return out
 
     @property
     def own_count(self) -> dict[str, int]:
         """What its stage itself counted, or estimates."""
         found = current().find(self)
         if found is not None:
-            return {str(name): int(n) for name, n in read_record(found)["counts"].items()}
-        return dict(self.estimate(**self.inputs)) if self.estimate else {}
+            said = read_record(found)["counts"]
+        else:
+            said = self.estimate(**self.inputs) if self.estimate else {}
+        return {str(name): int(n) for name, n in said.items()}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Artifact) and other.fingerprint == self.fingerprint
@@ -300,9 +328,22 @@ class Store:
             waiting(f"process {begun.get('pid', '?')} on {begun.get('host', '?')}")
             lock.acquire(poll_interval=0.2)
         try:
+            for rank in folder.glob(
+                f"{artifact.fingerprint}.*.lock"
+            ):  # workers of a killed maker, dying in this moment
+                with FileLock(rank, timeout=60):
+                    pass
             yield
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def hold(self, artifact: Artifact, rank: int) -> Iterator[None]:
+        """What a worker process of the maker holds while it lives, so that the next maker waits for its end."""
+        from filelock import FileLock
+
+        with FileLock(self.root / ".locks" / f"{artifact.fingerprint}.{rank}.lock"):
+            yield
 
     def begin(self, artifact: Artifact) -> Path:
         """The `….part` folder, marked as ours; what an earlier run left in it is kept."""

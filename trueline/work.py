@@ -24,7 +24,7 @@ import msgspec
 from trueline.errors import UserError
 from trueline.fingerprint import Handle
 from trueline.machine import Machine
-from trueline.progress import Lines, Meter, display
+from trueline.progress import Meter, Screen, screen
 from trueline.records import encode
 
 Item = TypeVar("Item")
@@ -36,17 +36,17 @@ class Work:
     """One artefact in the making.
 
     dir: the `….part` folder; what a killed run left there is still in it. machine: what to run on. artifact: the
-    handle. main: False in all but the first process of a process group; counting, dropping, noting, logging and
-    progress are without effect there, so a body reports global numbers without asking who it is.
+    handle. on: where progress goes. main: False in all but the first process of a process group; counting, dropping,
+    noting, logging and progress are without effect there, so a body reports global numbers without asking who it is.
     """
 
     def __init__(
-        self, dir: Path, machine: Machine, artifact: Handle, screen: Lines | None = None, main: bool = True
+        self, dir: Path, machine: Machine, artifact: Handle, on: Screen | None = None, main: bool = True
     ) -> None:
         self.dir, self.machine, self.artifact, self.main = Path(dir), machine, artifact, main
         self.counts: Counter[str] = Counter()
         self.notes: dict[str, Any] = {}
-        self._screen = screen or display()
+        self.on = on or screen()
         self._offsets: dict[str, int] = {}
         self._shard: _Shard | None = None
 
@@ -96,7 +96,7 @@ class Work:
         if not self.main:
             yield _Silent()
             return
-        with self._screen.meter(total, text, done) as meter:
+        with self.on.meter(total, text, done) as meter:
             yield meter
 
     def state(self) -> dict[str, Any]:
