@@ -1,4 +1,4 @@
-"""Small charts as SVG text for the report page: lines, dots with whiskers, step histograms.
+"""Small charts as SVG text for the report page: lines, dots with whiskers, histograms one above the other.
 
 Drawn by hand instead of by a plotting library so that the page stays small, sharp at any size and readable in light
 and dark: strokes take their colour from the page's style sheet (classes `arm-0` ... `arm-7`, `axis`, `grid`), text is
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 360, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 38
+WIDTH, HEIGHT = 280, 190
+LEFT, RIGHT, TOP, BOTTOM = 42, 10, 10, 38
 COLOURS = 8
 
 
@@ -26,6 +26,7 @@ class Line:
     colour: int
     xs: Sequence[float]
     ys: Sequence[float]
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,16 +120,13 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, *, y_zero: bool 
     y = Scale(low, high, HEIGHT - BOTTOM, TOP)
     marks = [_axes(x, y, x_label)]
     for line in lines:
-        noisy = len(line.xs) > 40
-        points = _points(line.xs, line.ys, x, y)
-        faint = " faint" if noisy else ""
-        name = escape(line.name)
-        marks.append(
-            f'<polyline class="line arm-{line.colour}{faint}" points="{points}"><title>{name}</title></polyline>'
-        )
-        if noisy:
-            points = _points(line.xs, smooth(line.ys, max(5, len(line.ys) // 15)), x, y)
-            marks.append(f'<polyline class="line arm-{line.colour}" points="{points}"><title>{name}</title></polyline>')
+        style, name = f"line arm-{line.colour}{' dashed' if line.dashed else ''}", escape(line.name)
+        layers = [("", line.ys)]
+        if len(line.xs) > 40:
+            layers = [(" faint", line.ys), ("", smooth(line.ys, max(5, len(line.ys) // 15)))]
+        for faint, values in layers:
+            points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(line.xs, values, strict=True))
+            marks.append(f'<polyline class="{style}{faint}" points="{points}"><title>{name}</title></polyline>')
         if len(line.xs) == 1:
             marks.append(
                 f'<circle class="dot arm-{line.colour}" cx="{x(line.xs[0]):.1f}" cy="{y(line.ys[0]):.1f}" r="3"/>'
@@ -136,8 +134,10 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, *, y_zero: bool 
     return _figure(title, marks)
 
 
-def step_chart(title: str, samples: Sequence[tuple[str, int, Sequence[float]]], x_label: str, bins: int = 24) -> Markup:
-    """Distributions as step outlines over common bins, each the share of its own sample."""
+def ridge_chart(
+    title: str, samples: Sequence[tuple[str, int, Sequence[float]]], x_label: str, bins: int = 28
+) -> Markup:
+    """Distributions one above the other over common bins, each scaled to its own peak; a line marks the mean."""
     samples = [sample for sample in samples if sample[2]]
     if not samples:
         return Markup("")
@@ -145,24 +145,27 @@ def step_chart(title: str, samples: Sequence[tuple[str, int, Sequence[float]]], 
     low, high = min(every), max(every)
     if low == high:
         low, high = padded(every)
-    width = (high - low) / bins
-    shares = []
-    for _, _, values in samples:
+    width, row = (high - low) / bins, 46
+    height = TOP + row * len(samples) + BOTTOM
+    x = Scale(low, high, 2, WIDTH - RIGHT)
+    marks = _x_axis(x, height, 2, x_label)
+    for i, (name, colour, values) in enumerate(samples):
         counts = [0] * bins
         for value in values:
             counts[min(bins - 1, int((value - low) / width))] += 1
-        shares.append([count / len(values) for count in counts])
-    x = Scale(low, high, LEFT, WIDTH - RIGHT)
-    y = Scale(0.0, max(max(share) for share in shares) * 1.08, HEIGHT - BOTTOM, TOP)
-    marks = [_axes(x, y, x_label, y_text=lambda v: f"{100 * v:.0f}%")]
-    for (name, colour, _), share in zip(samples, shares, strict=True):
-        corners = [(low, 0.0)]
-        for i, value in enumerate(share):
-            corners += [(low + i * width, value), (low + (i + 1) * width, value)]
-        corners.append((high, 0.0))
-        points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in corners)
-        marks.append(f'<polygon class="area arm-{colour}" points="{points}"><title>{escape(name)}</title></polygon>')
-    return _figure(title, marks)
+        base = TOP + row * (i + 1)
+        y = Scale(0.0, max(counts), base, base - row + 10)
+        corners = [(low, base * 1.0)]
+        for k, count in enumerate(counts):
+            corners += [(low + k * width, y(count)), (low + (k + 1) * width, y(count))]
+        points = " ".join(f"{x(a):.1f},{b:.1f}" for a, b in [*corners, (high, base)])
+        mean = sum(values) / len(values)
+        note = f"{escape(name)}: mean {number(mean)}, n = {len(values)}"
+        marks.append(
+            f'<g class="arm-{colour}"><title>{note}</title><polygon class="area" points="{points}"/>'
+            f'<line class="mean" x1="{x(mean):.1f}" x2="{x(mean):.1f}" y1="{base}" y2="{base - row + 6}"/></g>'
+        )
+    return _figure(title, marks, height)
 
 
 def dot_chart(
@@ -175,24 +178,16 @@ def dot_chart(
     low, high = padded(ends, 0.08)
     if percent:
         low, high = max(0.0, low), min(1.0, high)
-    left, row = 118, 34
+    left, row = 76, 46
     height = TOP + row * len(dots) + BOTTOM
     x = Scale(low, high, left, WIDTH - RIGHT)
-    marks = []
-    for value in ticks(low, high):
-        text = f"{100 * value:.0f}%" if percent else number(value)
-        marks.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-        marks.append(
-            f'<text class="tick" x="{x(value):.1f}" y="{height - BOTTOM + 15}" text-anchor="middle">{text}</text>'
-        )
+    marks = _x_axis(x, height, left, x_label, (lambda v: f"{100 * v:.0f}%") if percent else number)
     if zero is not None:
         marks.append(f'<line class="zero" x1="{x(zero):.1f}" x2="{x(zero):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-    marks.append(_label(x_label, (left + WIDTH - RIGHT) / 2, height - 5))
     for i, dot in enumerate(dots):
         at = TOP + row * (i + 0.5)
-        marks.append(
-            f'<text class="name" x="{left - 12}" y="{at + 4:.1f}" text-anchor="end">{escape(dot.label)}</text>'
-        )
+        name = dot.label if len(dot.label) <= 12 else dot.label[:11] + "…"
+        marks.append(f'<text class="name" x="0" y="{at + 4:.1f}">{escape(name)}</text>')
         marks.append(_whisker(dot, x, at))
     return _figure(title, marks, height)
 
@@ -216,10 +211,6 @@ def _whisker(dot: Dot, x: Scale, at: float) -> str:
     )
 
 
-def _points(xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale) -> str:
-    return " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys, strict=True))
-
-
 def _label(text: str, x: float, y: float) -> str:
     return f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(text)}</text>'
 
@@ -238,6 +229,17 @@ def _axes(x: Scale, y: Scale, x_label: str, y_text: Callable[[float], str] = num
         )
     marks.append(_label(x_label, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5))
     return "".join(marks)
+
+
+def _x_axis(x: Scale, height: float, left: float, label: str, text: Callable[[float], str] = number) -> list[str]:
+    """Vertical grid lines with their numbers, and what they measure."""
+    base = height - BOTTOM
+    marks = [_label(label, (left + WIDTH - RIGHT) / 2, height - 5)]
+    for value in ticks(x.low, x.high):
+        at = x(value)
+        marks.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{base}"/>')
+        marks.append(f'<text class="tick" x="{at:.1f}" y="{base + 15}" text-anchor="middle">{text(value)}</text>')
+    return marks
 
 
 def _figure(title: str, marks: Sequence[str], height: float = HEIGHT) -> Markup:

@@ -1,17 +1,24 @@
 """The lineage of a report as a drawing: one box per artefact, made from what stands above it.
 
-Rows are depths (longest way from something that is made from nothing), the order within a row follows the mean
-position of the parents, so that few lines cross. Layout only; what stands in a box is given.
+A layered drawing after Sugiyama: rows are depths, a line that skips rows gets a bend in each of them so that it runs
+beside the boxes instead of through them, the order within a row follows the neighbours' mean place, and so do the
+horizontal places as far as the boxes leave room. Layout only; what stands in a box is given.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-BOX, TALL, GAP, RISE = 132, 40, 18, 34
+WIDE, TALL, GAP, RISE = 124, 40, 16, 34
+BEND = 6  # width kept free for a line that passes a row
+SWEEPS = 12
+
+Rows = list[list[str]]
+Links = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -24,67 +31,123 @@ class Box:
     parents: tuple[str, ...]
 
 
-def rows(boxes: Sequence[Box]) -> list[list[Box]]:
-    """Boxes by depth, each row ordered by the mean place of its parents; `boxes` has parents first.
+def depths(boxes: Sequence[Box]) -> dict[str, int]:
+    """Row of each box: one below its lowest parent; what is made from nothing stands right above its first use.
 
     >>> a, b, c = Box("a", "a", "", ()), Box("b", "b", "", ("a",)), Box("c", "c", "", ("a", "b"))
-    >>> [[box.id for box in row] for row in rows([a, b, c])]
-    [['a'], ['b'], ['c']]
+    >>> depths([a, b, c, Box("d", "d", "", ()), Box("e", "e", "", ("c", "d"))])
+    {'a': 0, 'b': 1, 'c': 2, 'd': 2, 'e': 3}
     """
     depth: dict[str, int] = {}
     for box in boxes:
         depth[box.id] = 1 + max((depth[p] for p in box.parents if p in depth), default=-1)
-    # What is made from nothing stands right above its first use, not at the top.
-    for box in reversed(boxes):
+    for box in boxes:
         below = [depth[other.id] for other in boxes if box.id in other.parents]
         if not box.parents and below:
             depth[box.id] = min(below) - 1
-    out: list[list[Box]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+    return depth
+
+
+def layers(boxes: Sequence[Box]) -> tuple[Rows, Links, dict[tuple[str, str], list[str]]]:
+    """Rows of ids with bends put in, links between neighbouring rows (both ways), and each line's way, end to end."""
+    depth = depths(boxes)
+    rows: Rows = [[] for _ in range(max(depth.values(), default=-1) + 1)]
     for box in boxes:
-        out[depth[box.id]].append(box)
-    place: dict[str, float] = {}
-    for row in out:
-        row.sort(key=lambda box: _mean([place[p] for p in box.parents if p in place]))
-        place |= {box.id: (i + 0.5) / len(row) for i, box in enumerate(row)}
-    return out
+        rows[depth[box.id]].append(box.id)
+    links: Links = {box.id: [] for box in boxes}
+    ways = {}
+    for box in boxes:
+        for parent in (p for p in box.parents if p in depth):
+            bends = [f"{parent}>{box.id}@{row}" for row in range(depth[parent] + 1, depth[box.id])]
+            for row, bend in enumerate(bends, depth[parent] + 1):
+                rows[row].append(bend)
+                links[bend] = []
+            way = ways[parent, box.id] = [parent, *bends, box.id]
+            for a, b in itertools.pairwise(way):
+                links[a].append(b)
+                links[b].append(a)
+    return rows, links, ways
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.5
+def arrange(rows: Rows, links: Links, widths: Mapping[str, float]) -> dict[str, float]:
+    """Centre of every box and bend, by sweeping down and up: each row is ordered and pulled towards its neighbours."""
+    x: dict[str, float] = {}
+    for row in rows:
+        for i, id in enumerate(row):
+            x[id] = (i - (len(row) - 1) / 2) * (WIDE + GAP)
+    for sweep in range(SWEEPS):
+        order = range(len(rows)) if sweep % 2 == 0 else range(len(rows) - 1, -1, -1)
+        for at in order:
+            near = (
+                set(rows[at - 1] if at else []) if sweep % 2 == 0 else set(rows[at + 1] if at + 1 < len(rows) else [])
+            )
+            wanted = {id: _mean([x[other] for other in links[id] if other in near], x[id]) for id in rows[at]}
+            if sweep < SWEEPS - 4:
+                rows[at].sort(key=lambda id: wanted[id])
+            x |= _spaced(rows[at], wanted, widths)
+    return x
+
+
+def _spaced(row: Sequence[str], wanted: Mapping[str, float], widths: Mapping[str, float]) -> dict[str, float]:
+    """Places near the wanted ones, in order, without overlap: the mean of packing from the left and from the right."""
+    if not row:
+        return {}
+    ends = []
+    for direction in (1, -1):
+        ids = list(row)[::direction]
+        placed = [direction * wanted[ids[0]]]
+        for before, id in itertools.pairwise(ids):
+            apart = (widths[before] + widths[id]) / 2 + GAP
+            placed.append(max(direction * wanted[id], placed[-1] + apart))
+        ends.append([direction * p for p in placed][::direction])
+    return {id: (a + b) / 2 for id, a, b in zip(row, *ends, strict=True)}
+
+
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return sum(values) / len(values) if values else otherwise
 
 
 def draw(boxes: Sequence[Box]) -> Markup:
     """The drawing as SVG of its natural size; every box is a link to `#step-<id>`."""
-    placed = rows(boxes)
-    if not placed:
+    rows, links, ways = layers(boxes)
+    if not rows:
         return Markup("")
-    width = max(len(row) for row in placed) * (BOX + GAP) - GAP + 2
-    height = len(placed) * (TALL + RISE) - RISE + 2
-    at: dict[str, tuple[float, float]] = {}
-    for depth, row in enumerate(placed):
-        start = (width - (len(row) * (BOX + GAP) - GAP)) / 2
-        for i, box in enumerate(row):
-            at[box.id] = (start + i * (BOX + GAP), 1 + depth * (TALL + RISE))
-    edges = "".join(_edge(at[parent], at[box.id]) for box in boxes for parent in box.parents if parent in at)
-    nodes = "".join(_node(box, at) for box in boxes)
+    real = {box.id for box in boxes}
+    widths = {id: float(WIDE if id in real else BEND) for id in links}
+    x = arrange(rows, links, widths)
+    left = min(x[id] - widths[id] / 2 for id in x) - 1
+    width = max(x[id] + widths[id] / 2 for id in x) - left + 1
+    height = len(rows) * (TALL + RISE) - RISE + 2
+    y = {id: 1 + at * (TALL + RISE) for at, row in enumerate(rows) for id in row}
+    place = {id: (x[id] - left, float(y[id])) for id in x}
+    lines = "".join(f'<path class="edge" d="{_line([place[id] for id in way])}"/>' for way in ways.values())
+    nodes = "".join(_node(box, *place[box.id]) for box in boxes)
     return Markup(
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="What was made '
-        f'from what">{edges}{nodes}</svg>'
+        f'<svg viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" height="{height}" role="img" '
+        f'aria-label="What was made from what">{lines}{nodes}</svg>'
     )
 
 
-def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:
-    x0, y0, x1, y1 = start[0] + BOX / 2, start[1] + TALL, end[0] + BOX / 2, end[1]
-    middle = (y0 + y1) / 2
-    return f'<path class="edge" d="M{x0:.0f} {y0:.0f}C{x0:.0f} {middle:.0f} {x1:.0f} {middle:.0f} {x1:.0f} {y1:.0f}"/>'
+def _line(way: Sequence[tuple[float, float]]) -> str:
+    """From the foot of the first box, straight down past the rows between, to the head of the last."""
+    (x, y), *rest = way
+    y += TALL
+    path = [f"M{x:.1f} {y:.1f}"]
+    for i, (to_x, to_y) in enumerate(rest):
+        middle = (y + to_y) / 2
+        path.append(f"C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
+        x, y = to_x, to_y
+        if i < len(rest) - 1:
+            y += TALL
+            path.append(f"V{y:.1f}")
+    return "".join(path)
 
 
-def _node(box: Box, at: Mapping[str, tuple[float, float]]) -> str:
-    x, y = at[box.id]
-    label = box.label if len(box.label) <= 18 else box.label[:17] + "…"
+def _node(box: Box, x: float, y: float) -> str:
+    label = box.label if len(box.label) <= 17 else box.label[:16] + "…"
     return (
         f'<a href="#step-{escape(box.id)}" class="node {escape(box.kind)}"><title>{escape(box.label)}</title>'
-        f'<rect x="{x:.0f}" y="{y:.0f}" width="{BOX}" height="{TALL}" rx="7"/>'
-        f'<text x="{x + BOX / 2:.0f}" y="{y + 17:.0f}" text-anchor="middle">{escape(label)}</text>'
-        f'<text class="id" x="{x + BOX / 2:.0f}" y="{y + 31:.0f}" text-anchor="middle">{escape(box.id)}</text></a>'
+        f'<rect x="{x - WIDE / 2:.1f}" y="{y:.1f}" width="{WIDE}" height="{TALL}" rx="7"/>'
+        f'<text x="{x:.1f}" y="{y + 17:.1f}" text-anchor="middle">{escape(label)}</text>'
+        f'<text class="id" x="{x:.1f}" y="{y + 31:.1f}" text-anchor="middle">{escape(box.id)}</text></a>'
     )

@@ -6,23 +6,25 @@ to be none that these prompts can show. Pure functions of a `Result`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 from trueline.evaluate.charts import number
-from trueline.evaluate.results import ArmResult, Result
+from trueline.evaluate.results import Answer, ArmResult, Cost, Result
 from trueline.evaluate.statistics import Interval
 
 
-def headline(result: Result) -> tuple[tuple[str, str], ...]:
-    """(question, answer) pairs; the first is the verdict itself."""
+def headline(result: Result) -> tuple[Answer, ...]:
+    """The verdict first, then what stands behind it."""
     best = winner(result)
     if best is None:
-        return (
-            ("Verdict", f"Nothing was compared: no score stands on every arm and no duel names {result.baseline}."),
-        )
+        text = f"No score stands on every arm, and no duel names {result.baseline}."
+        return (Answer("Verdict", "Nothing was compared.", text),)
     base = result.arm(result.baseline)
-    said = [("Verdict", verdict(best, result)), ("Is it real?", evidence(best, base, result))]
+    said = [Answer("Verdict", verdict(best, result)), evidence(best, base, result)]
     if best.name != base.name:
-        said.append(("Is it just longer?", length(best, base)))
-    said.append(("What did it cost?", cost(best, base)))
+        said.append(length(best, base))
+    said.append(cost(best, base))
     return tuple(said)
 
 
@@ -61,81 +63,96 @@ def verdict(best: ArmResult, result: Result) -> str:
     return f"{best.name} beats {result.baseline}."
 
 
-def evidence(best: ArmResult, base: ArmResult, result: Result) -> str:
+def evidence(best: ArmResult, base: ArmResult, result: Result) -> Answer:
     """By how much, with which interval, over how many prompts."""
-    said = []
-    if best.name == base.name:
-        if best.answers.score.mean is not None:
-            said.append(f"It scores {spread(best.answers.score)} by {result.score_by}.")
-    elif best.gap is not None and best.gap.mean is not None:
+    score, other, gap, win = best.answers.score, base.answers.score, best.gap, best.win
+    said, figure = [], ""
+    if best.name == base.name and score.mean is not None:
+        figure = number(score.mean)
+        said.append(f"Mean {result.score_by} score, 95% interval {bounds(score)} over {score.n} prompts.")
+    elif gap is not None and gap.mean is not None:
+        figure = plus(gap.mean, places(gap))
         said.append(
-            f"{result.score_by} scores it {number(best.answers.score.mean)} against {number(base.answers.score.mean)}: "
-            f"a difference of {signed(best.gap)} on the same {best.gap.n} prompts. "
-            + ("The interval leaves out zero." if best.gap.excludes_zero else "The interval holds zero.")
+            f"Mean {result.score_by} score {number(score.mean)} against {number(other.mean)}: the difference has a 95% "
+            f"interval of {bounds(gap, plus)} on the same {gap.n} prompts"
+            + (", zero lies outside." if gap.excludes_zero else ", zero lies inside.")
         )
-    if best.win is not None and best.win.rate.mean is not None:
-        flips = best.win.flip_rate
-        turned = f"; {100 * flips:.0f} % of verdicts turned with the order shown" if flips is not None else ""
-        said.append(f"It wins {percent(best.win.rate)} of {best.win.pairs} pairs against {base.name}{turned}.")
-    return " ".join(said) or "No interval is known."
+    if win is not None and win.rate.mean is not None:
+        figure = figure or f"{100 * win.rate.mean:.0f}%"
+        flips = win.flip_rate
+        turned = f"; {100 * flips:.0f}% of verdicts turned with the order shown" if flips is not None else ""
+        said.append(f"It wins {percent(win.rate)} of {win.pairs} pairs against {base.name}{turned}.")
+    return Answer("Is it real?", figure, " ".join(said) or "No interval is known.")
 
 
-def length(best: ArmResult, base: ArmResult) -> str:
+def length(best: ArmResult, base: ArmResult) -> Answer:
     """How much longer the answers are, and what is left of the win at equal length."""
     mine, other = best.answers.characters.mean or 0.0, base.answers.characters.mean or 0.0
-    change = f" ({100 * (mine / other - 1):+.0f} %)".replace("-", "−") if other else ""
-    said = f"Its answers are {mine:.0f} characters long on average against {other:.0f}{change}."
+    figure = f"{100 * (mine / other - 1):+.0f}% length".replace("-", "−") if other else ""
+    said = f"Its answers are {mine:.0f} characters long on average against {other:.0f}."
     adjusted = best.length.adjusted if best.length else None
     if adjusted is None or adjusted.mean is None:
-        return said
+        return Answer("Is it just longer?", figure, said)
     left = adjusted.shifted(-0.5)
     said += f" At equal length it would win {percent(adjusted)} of pairs"
     if left.excludes_zero:
-        return said + (": length does not explain the win." if adjusted.mean > 0.5 else ": length carried it.")
-    won = best.win is not None and best.win.rate.shifted(-0.5).excludes_zero
-    return said + (": length may explain the win." if won else ".")
+        said += ": length does not explain the win." if adjusted.mean > 0.5 else ": length carried it."
+    else:
+        won = best.win is not None and best.win.rate.shifted(-0.5).excludes_zero
+        said += ": length may explain the win." if won else "."
+    return Answer("Is it just longer?", figure, said)
 
 
-def cost(best: ArmResult, base: ArmResult) -> str:
+def cost(best: ArmResult, base: ArmResult) -> Answer:
     """Feedback, training tokens and time of the winner's lineage, beside the baseline's."""
-    parts = []
-    for value, was, unit in (
-        (best.cost.feedback, base.cost.feedback, "feedback calls"),
-        (best.cost.train_tokens, base.cost.train_tokens, "training tokens"),
-    ):
-        if value:
-            beside = f" ({base.name}: {number(was)})" if best.name != base.name else ""
-            parts.append(f"{number(value, 4)} {unit}{beside}")
-    if best.cost.seconds:
-        beside = f" ({base.name}: {clock(base.cost.seconds)})" if best.name != base.name else ""
-        parts.append(f"{clock(best.cost.seconds)} of computing{beside}")
-    return f"{best.name} took {listed(parts)}." if parts else "Nothing that was recorded."
+    mine, other = best.cost, base.cost
+    if not (mine.feedback or mine.train_tokens or mine.seconds):
+        return Answer("What did it cost?", "", "Nothing that was recorded.")
+    figure = f"{short(mine.feedback)} calls" if mine.feedback else f"{short(mine.train_tokens)} tokens"
+    said = f"{best.name} took {_spent(mine)}."
+    if best.name != base.name:
+        said += f" {base.name} took {_spent(other)}."
+    return Answer("What did it cost?", figure, said)
+
+
+def _spent(cost: Cost) -> str:
+    feedback = f"{short(cost.feedback)} feedback calls" if cost.feedback else "no feedback"
+    return listed([feedback, f"{short(cost.train_tokens)} training tokens", f"{clock(cost.seconds)} of computing"])
 
 
 def percent(rate: Interval) -> str:
-    """'68 % (62–74)'."""
+    """'68% (62 to 74)'."""
     if rate.mean is None or rate.low is None or rate.high is None:
         return "–"
-    return f"{100 * rate.mean:.0f} % ({100 * rate.low:.0f}–{100 * rate.high:.0f})"
+    return f"{100 * rate.mean:.0f}% ({100 * rate.low:.0f} to {100 * rate.high:.0f})"
 
 
-def spread(value: Interval) -> str:
-    """'0.71 (0.68 to 0.74)'."""
-    if value.mean is None:
+def places(value: Interval) -> int:
+    """Decimal places that show half of the interval with two digits.
+
+    >>> places(Interval(9, 0.5, None, 0.46, 0.54)), places(Interval(9, 50.0, None, 20.0, 80.0))
+    (3, 0)
+    """
+    half = ((value.high or 0.0) - (value.low or 0.0)) / 2
+    return min(4, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 2
+
+
+def plain(value: float, digits: int) -> str:
+    """A number with this many decimal places and a real minus sign."""
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def plus(value: float, digits: int) -> str:
+    """The same with its sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def bounds(value: Interval, form: Callable[[float, int], str] = plain) -> str:
+    """'0.68 to 0.74', both ends with the places that the interval deserves."""
+    if value.low is None or value.high is None:
         return "–"
-    return f"{number(value.mean)} ({number(value.low)} to {number(value.high)})"
-
-
-def signed(gap: Interval) -> str:
-    """'+0.16 (+0.12 to +0.2)'."""
-    if gap.mean is None:
-        return "–"
-    return f"{plus(gap.mean)} ({plus(gap.low)} to {plus(gap.high)})"
-
-
-def plus(value: float | None) -> str:
-    """A number with its sign."""
-    return ("+" if value is not None and value > 0 else "") + number(value)
+    digits = places(value)
+    return f"{form(value.low, digits)} to {form(value.high, digits)}"
 
 
 def clock(seconds: float) -> str:
@@ -146,6 +163,21 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def short(value: float) -> str:
+    """A count with a unit prefix: 1234 is '1.2k', 0 a dash.
+
+    >>> short(0), short(999), short(1234), short(2_500_000)
+    ('–', '999', '1.2k', '2.5M')
+    """
+    if not value:
+        return "–"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            scaled = value / size
+            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
+    return f"{value:.0f}"
 
 
 def listed(words: list[str]) -> str:

@@ -19,26 +19,26 @@ from markupsafe import Markup
 
 from trueline.evaluate import charts, graph
 from trueline.evaluate.charts import Dot, number
-from trueline.evaluate.headline import clock, listed, plus
+from trueline.evaluate.headline import bounds, clock, listed, margin, places, plain, plus, short, winner
 from trueline.evaluate.results import ArmResult, Result, Step
 from trueline.evaluate.samples import Sample
 from trueline.evaluate.statistics import LEVEL, RESAMPLES, SEED, Interval
-from trueline.evaluate.table import short
 
 Curves = dict[str, list[tuple[float, float]]]
 
 # What a training log holds beside metrics: how the loop went, not what was learned.
 BOOKKEEPING = {"step", "epoch", "lr", "grad_norm", "examples", "tokens", "trie_tokens", "sharing", "seconds"}
-TITLES = {"loss": "Loss", "accuracy": "Preferred answer scored higher", "margin": "Margin, chosen minus rejected"}
+TITLES = {"loss": "Loss", "accuracy": "Preferred scored higher", "margin": "Margin of the chosen"}
 MOST_CURVES = 6
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A policy with a training log: the id and label of its artefact, and metric -> (step, value) pairs."""
+    """A policy with a training log: its artefact's id and label, its arm's colour, metric -> (step, value) pairs."""
 
     id: str
     label: str
+    colour: int
     curves: Curves
 
 
@@ -85,6 +85,7 @@ def render(result: Result, material: Material) -> str:
         samples=material.samples,
         filters=filters(result, material.samples),
         steps=[step_row(step, result.steps) for step in result.steps],
+        gain=gain_strip(result),
         graph=graph.draw([box(step, result.steps) for step in result.steps]),
         **notes(result, material),
     )
@@ -138,7 +139,7 @@ def method_table(result: Result) -> tuple[list[dict[str, str]], list[dict[str, A
         ("wins", f"against {base}", lambda arm: _rate(arm, arm.win.rate if arm.win else None, win_scale)),
         ("at equal length", "", lambda arm: _rate(arm, arm.length.adjusted if arm.length else None, None)),
         ("length", "characters", lambda arm: _cell(number(arm.answers.characters.mean), _tokens(arm))),
-        ("cut", "", lambda arm: _cell(f"{100 * arm.answers.cut:.0f} %")),
+        ("cut", "", lambda arm: _cell(f"{100 * arm.answers.cut:.0f}%")),
         ("KL", "nats per answer", lambda arm: _cell(number(arm.kl.mean, 2) if arm.kl else "–")),
         ("feedback", "calls", lambda arm: _cell(short(arm.cost.feedback), _cached(arm))),
         ("training", "tokens", lambda arm: _cell(short(arm.cost.train_tokens))),
@@ -163,24 +164,22 @@ def _scale(values: Sequence[Interval], zero: float | None = None) -> tuple[float
 def _estimate(arm: ArmResult, value: Interval, scale: tuple[float, float, float | None]) -> dict[str, Any]:
     if value.mean is None or value.low is None or value.high is None:
         return _cell("–")
-    note = f"{number(value.low)} to {number(value.high)}"
-    return _cell(
-        number(value.mean), note, charts.strip(Dot("", arm.colour, value.mean, value.low, value.high, note), *scale)
-    )
+    dot = Dot("", arm.colour, value.mean, value.low, value.high, bounds(value))
+    return _cell(plain(value.mean, places(value)), bounds(value), charts.strip(dot, *scale))
 
 
 def _gain(gap: Interval | None) -> dict[str, Any]:
     if gap is None or gap.mean is None:
         return _cell("–")
-    return _cell(plus(gap.mean), f"{plus(gap.low)} to {plus(gap.high)}")
+    return _cell(plus(gap.mean, places(gap)), bounds(gap, plus))
 
 
 def _rate(arm: ArmResult, rate: Interval | None, scale: tuple[float, float, float | None] | None) -> dict[str, Any]:
     if rate is None or rate.mean is None or rate.low is None or rate.high is None:
         return _cell("–")
     note = f"{100 * rate.low:.0f} to {100 * rate.high:.0f}"
-    strip = charts.strip(Dot("", arm.colour, rate.mean, rate.low, rate.high, f"{note} %"), *scale) if scale else ""
-    return _cell(f"{100 * rate.mean:.0f} %", note, strip)
+    strip = charts.strip(Dot("", arm.colour, rate.mean, rate.low, rate.high, f"{note}%"), *scale) if scale else ""
+    return _cell(f"{100 * rate.mean:.0f}%", note, strip)
 
 
 def _tokens(arm: ArmResult) -> str:
@@ -192,6 +191,17 @@ def _cached(arm: ArmResult) -> str:
     return f"{short(arm.cost.cached)} remembered" if arm.cost.cached else ""
 
 
+def gain_strip(result: Result) -> Markup:
+    """The winner's difference from the baseline as a whisker beside the line of no difference."""
+    best = winner(result)
+    gap = margin(best, result) if best is not None and best.name != result.baseline else None
+    if best is None or gap is None or gap.mean is None or gap.low is None or gap.high is None:
+        return Markup("")
+    low, high = charts.padded([gap.low, gap.high, 0.0], 0.12)
+    dot = Dot("", best.colour, gap.mean, gap.low, gap.high, f"{bounds(gap, plus)}; the line is no difference")
+    return charts.strip(dot, low, high, 0.0, width=150)
+
+
 def figures(result: Result, material: Material) -> list[Markup]:
     """Scores, lengths, and what length has to do with winning."""
     colours = {arm.name: arm.colour for arm in result.arms}
@@ -199,15 +209,15 @@ def figures(result: Result, material: Material) -> list[Markup]:
         charts.dot_chart(
             f"{result.score_by}, mean over prompts",
             [_dot(arm.name, arm.colour, arm.answers.score) for arm in result.arms if arm.answers.score.low is not None],
-            "mean and 95 % interval",
+            "mean and 95% interval",
         ),
-        charts.step_chart(
-            f"{result.score_by}, share of prompts",
+        charts.ridge_chart(
+            f"{result.score_by}, by prompt",
             [(name, colours[name], values) for name, values in material.scores.items()],
             f"{result.score_by} of an answer",
         ),
-        charts.step_chart(
-            "Length, share of answers",
+        charts.ridge_chart(
+            "Length of the answers",
             [(name, colours[name], values) for name, values in material.lengths.items()],
             "characters",
         ),
@@ -218,7 +228,7 @@ def figures(result: Result, material: Material) -> list[Markup]:
                 for name, rate in material.by_length
                 if rate.low is not None
             ],
-            "win rate and 95 % interval",
+            "win rate and 95% interval",
             zero=0.5,
             percent=True,
         ),
@@ -233,24 +243,23 @@ def _dot(name: str, colour: int, value: Interval) -> Dot:
 
 def training_charts(trained: Trained) -> list[Markup]:
     """One small chart per metric, the loss first; the chosen and rejected side of one metric share a chart."""
-    charted: dict[str, list[tuple[str, int]]] = {}
+    charted: dict[str, list[tuple[str, bool]]] = {}
     for name in sorted(trained.curves, key=_curve_order):
         prefix, _, last = name.rpartition("/")
         if name in BOOKKEEPING:
             continue
         if last in ("chosen", "rejected"):
-            charted.setdefault(f"{prefix or 'value'}: chosen and rejected", []).append(
-                (name, 1 if last == "chosen" else 2)
-            )
+            title = f"Chosen, rejected dashed{'' if prefix in ('', 'rewards') else ', ' + prefix}"
+            charted.setdefault(title, []).append((name, last == "rejected"))
         else:
-            title = TITLES.get(last, name) if prefix in ("", "rewards", "reward") else name
-            charted.setdefault(title, []).append((name, 1))
+            title = TITLES.get(last, name) if prefix in ("", "rewards") else name
+            charted.setdefault(title, []).append((name, False))
     drawn = []
     for title, names in list(charted.items())[:MOST_CURVES]:
-        lines = [
-            charts.Line(name, colour, [x for x, _ in trained.curves[name]], [y for _, y in trained.curves[name]])
-            for name, colour in names
-        ]
+        lines = []
+        for name, dashed in names:
+            xs, ys = zip(*trained.curves[name], strict=True)
+            lines.append(charts.Line(name, trained.colour, xs, ys, dashed))
         drawn.append(charts.line_chart(title, lines, "optimiser step"))
     return drawn
 
@@ -289,7 +298,7 @@ def notes(result: Result, material: Material) -> dict[str, str]:
     judges = sorted({arm.win_by for arm in result.arms if arm.win_by})
     if judges:
         columns.append(f"wins are judged by {listed(judges)}, ties half, abstentions left out")
-    columns.append("small figures are 95 % intervals over prompts")
+    columns.append("small figures are 95% intervals over prompts")
     shown = len(material.samples)
     which = f"All {shown} prompts" if shown == material.prompts else f"The first {shown} of {material.prompts} prompts"
     seconds = sum(step.seconds or 0.0 for step in result.steps)
@@ -300,7 +309,7 @@ def notes(result: Result, material: Material) -> dict[str, str]:
         "critics said of it.",
         "lineage_note": f"{len(result.steps)} artefacts, {clock(seconds)} in all. Each lies in the store under the "
         "name and digits shown, and beside it the record that these figures were read from.",
-        "statistics_note": f"Intervals: {100 * LEVEL:.0f} % percentile bootstrap over prompts, {number(RESAMPLES, 6)} "
+        "statistics_note": f"Intervals: {100 * LEVEL:.0f}% percentile bootstrap over prompts, {number(RESAMPLES, 6)} "
         f"resamples, seed {SEED}; differences are paired by prompt. Equal length: a logistic model of the verdict on "
         "tanh of the standardised difference in characters, read at zero.",
     }

@@ -204,7 +204,8 @@ def _material(
     best = winner(result)
     of = best.name if best is not None and best.name in fought else next(iter(fought), "")
     policies = [a for a in upstream(*(arm.policy for arm in arms if arm.policy)) if isinstance(a, Policy)]
-    trained = [Trained(p.short, p.label, lineage.metrics(p)) for p in policies]
+    colour_of = {arm.policy: result.arm(arm.name).colour for arm in reversed(arms)}
+    trained = [Trained(p.short, p.label, colour_of.get(p, 0), lineage.metrics(p)) for p in policies]
     marks = {name: results.scores(of, result.score_by) for name, of in groups.items()} if result.score_by else {}
     return Material(
         scores={name: [x for x in values.values() if x is not None] for name, values in marks.items()},
@@ -228,7 +229,7 @@ def by_length(fought: Fought) -> list[tuple[str, Interval]]:
     out = []
     for name, pairs in bins.items():
         rate = mean_interval(list(per_prompt([p for _, p in pairs], [id for id, _ in pairs]).values()))
-        out.append((f"{name} (n = {rate.n})", rate))
+        out.append((f"{name}, {rate.n}", rate))
     return out
 
 

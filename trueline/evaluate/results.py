@@ -75,6 +75,14 @@ class ArmResult(Record, frozen=True):
     kl: Interval | None = None
 
 
+class Answer(Record, frozen=True):
+    """One answer at a glance: the reader's question, the figure that answers it, the sentence that says how far."""
+
+    question: str
+    figure: str = ""
+    text: str = ""
+
+
 class Result(Record, frozen=True):
     """A whole report: `report.json`."""
 
@@ -82,7 +90,7 @@ class Result(Record, frozen=True):
     baseline: str
     score_by: str
     arms: tuple[ArmResult, ...]
-    headline: tuple[tuple[str, str], ...] = ()
+    headline: tuple[Answer, ...] = ()
     steps: tuple[Step, ...] = ()
 
     def arm(self, name: str) -> ArmResult:

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable
 
 from trueline.evaluate.charts import number
-from trueline.evaluate.headline import clock
+from trueline.evaluate.headline import clock, places, short
 from trueline.evaluate.results import ArmResult, Result
 from trueline.evaluate.statistics import Interval
 
@@ -49,8 +49,9 @@ def draw(result: Result, width: int = WIDTH) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     console.print(table)
     console.print(legend(result, {head for head, _ in shown}), highlight=False)
-    for question, answer in result.headline:
-        console.print(f"{question}: {answer}", highlight=False, markup=False)
+    for answer in result.headline:
+        parts = [answer.question, answer.figure, answer.text]
+        console.print("  ".join(part for part in parts if part), highlight=False, markup=False)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n") + "\n"
 
@@ -70,41 +71,15 @@ def legend(result: Result, heads: set[str]) -> str:
     return "; ".join(said) + ".\n"
 
 
-def within(value: Interval, times: float = 1, places: int | None = None) -> str:
+def within(value: Interval, times: float = 1, digits: int | None = None) -> str:
     """'0.712 ±0.031', with as many places as the interval deserves."""
     if value.mean is None or value.low is None or value.high is None:
         return "–"
-    half = times * (value.high - value.low) / 2
-    places = decimals(half) if places is None else places
-    return f"{times * value.mean:.{places}f} ±{half:.{places}f}".replace("-", "−")
-
-
-def decimals(width: float) -> int:
-    """Decimal places that show a number of this size with two digits.
-
-    >>> decimals(0.06), decimals(0.4), decimals(12)
-    (3, 2, 0)
-    """
-    import math
-
-    return min(4, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 2
+    half = (value.high - value.low) / 2
+    digits = places(value) if digits is None else digits
+    return f"{times * value.mean:.{digits}f} ±{times * half:.{digits}f}".replace("-", "−")
 
 
 def share(value: float | None) -> str:
     """A share as a percentage without its sign; a dash where not known."""
     return "–" if value is None else f"{100 * value:.0f}"
-
-
-def short(value: float) -> str:
-    """A count with a unit prefix: 1234 is '1.2k', 0 a dash.
-
-    >>> short(0), short(999), short(1234), short(2_500_000)
-    ('–', '999', '1.2k', '2.5M')
-    """
-    if not value:
-        return "–"
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            scaled = value / size
-            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
-    return f"{value:.0f}"
