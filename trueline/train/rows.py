@@ -6,7 +6,7 @@ never trained at the wrong token: an ended answer scores exactly one end-of-turn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,14 +105,14 @@ class Encoder:
         if not messages:
             raise Unfit("no prompt")
         if self._prompt[0] != messages:
-            self._prompt = (messages, self.renderer.prompt_ids(messages))
+            self._prompt = (messages, rendered(self.renderer.prompt_ids, messages))
         return self._prompt[1]
 
     def answer_ids(self, answer: Answer, room: int, example: Example) -> tuple[list[int], bool]:
         """Tokens of an answer that fit into `room`, and whether they end with the end-of-turn token."""
         end = self.renderer.end_id
         ended = answer.ended or self.closed
-        ids = list(self.renderer.answer_ids(answer.text, ended))
+        ids = rendered(self.renderer.answer_ids, answer.text, ended)
         if ids.count(end) != int(ended) or (ended and ids[-1] != end):
             raise Unfit("an end-of-turn token inside the answer")
         if len(ids) <= room:
@@ -126,10 +126,10 @@ class Encoder:
     def document(self, example: Example) -> Row:
         """A row whose every token is scored but the first, which nothing predicts."""
         if example.messages:
-            ids, ended = list(self.renderer.conversation(example.messages).ids), False
+            ids, ended = rendered(lambda messages: self.renderer.conversation(messages).ids, example.messages), False
         else:
             answer = example.answers[0]
-            ids, ended = list(self.renderer.answer_ids(answer.text, answer.ended)), answer.ended
+            ids, ended = rendered(self.renderer.answer_ids, answer.text, answer.ended), answer.ended
         if len(ids) < 2:
             raise Unfit("empty document")
         if len(ids) > self.max_length:
@@ -146,6 +146,14 @@ class Encoder:
             text = (example.messages[-1].content if example.messages else example.answers[0].text)[:60]
             cure = 'Raise max_length, or choose long="drop" or long="cut".'
             raise UserError(f'the row of "{text}..."', got, f"at most max_length={self.max_length}", cure)
+
+
+def rendered(render: Callable[..., list[int]], *arguments: Any) -> list[int]:
+    """Tokens of a text; a conversation that the model's template refuses makes the row unfit, not the run."""
+    try:
+        return list(render(*arguments))
+    except UserError as error:
+        raise Unfit(f"the renderer refuses it ({error.where}: {error.got})") from None
 
 
 def finish(sequences: list[trie.Sequence], ended: list[bool], example: Example) -> Row:

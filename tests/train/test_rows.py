@@ -1,0 +1,144 @@
+"""Rows: what the model really sees, and which rows it never sees."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import folders
+from trueline.chat import Renderer
+from trueline.errors import UserError
+from trueline.records import Message
+from trueline.train.rows import Encoder, encode
+from trueline.train.views import Answer, Example
+
+QUESTION = (Message("user", "Who bakes the bread?"),)
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    return Renderer(folders.tokenizer())
+
+
+def example(*texts, ended=True, p=1.0, messages=QUESTION):
+    return Example(messages, tuple(Answer(t, ended) for t in texts), p)
+
+
+class Notebook:
+    """Keeps what a stage would write."""
+
+    def __init__(self):
+        self.dropped, self.counts, self.notes = [], {}, {}
+
+    def drop(self, reason, row, where=""):
+        self.dropped.append((reason, row, where))
+
+    def count(self, name, n=1):
+        self.counts[name] = self.counts.get(name, 0) + n
+
+    def note(self, key, value):
+        self.notes[key] = value
+
+
+def trained(row, renderer, which=0):
+    sequence = row.sequences[which]
+    return renderer.tokenizer.decode(sequence.ids[sequence.scored])
+
+
+def test_only_the_answer_and_its_one_end_are_trained(renderer):
+    (row,) = encode([example("Ada does.", "Go away.", p=0.8)], Encoder(renderer))
+    assert trained(row, renderer) == "Ada does.<|im_end|>"
+    assert trained(row, renderer, 1) == "Go away.<|im_end|>"
+    text = renderer.tokenizer.decode(row.sequences[0].ids)
+    assert text == "<|im_start|>user\nWho bakes the bread?<|im_end|>\n<|im_start|>assistant\nAda does.<|im_end|>"
+    assert row.p == 0.8 and row.ended == (True, True)
+    assert row.tokens == sum(s.ids.size for s in row.sequences) > row.cost
+
+
+def test_an_answer_that_was_cut_trains_no_end(renderer):
+    (row,) = encode([example("Ada does and", ended=False)], Encoder(renderer))
+    assert trained(row, renderer) == "Ada does and"
+    (closed,) = encode([example("Ada does and", ended=False)], Encoder(renderer, closed=True))
+    assert trained(closed, renderer) == "Ada does and<|im_end|>"
+
+
+def test_an_end_written_by_the_author_is_not_doubled(renderer):
+    (row,) = encode([example("Ada does.<|im_end|>")], Encoder(renderer))
+    assert trained(row, renderer) == "Ada does.<|im_end|>"
+
+
+def test_rows_too_long_are_dropped_cut_or_refused(renderer):
+    """Room for the prompt and all but the last two tokens of the answer (its full stop and its end)."""
+    long = example("Ada bakes the bread.")
+    (whole,) = encode([long], Encoder(renderer))
+    room = whole.tokens - 2
+    short = example("Ada.")
+    notebook = Notebook()
+    assert len(encode([long, *[short] * 9], Encoder(renderer, room), notebook)) == 9
+    assert [(reason, where) for reason, _, where in notebook.dropped] == [("longer than max_length", "example 0")]
+    assert notebook.dropped[0][1]["answers"] == [{"text": "Ada bakes the bread.", "ended": True}]
+    encoder = Encoder(renderer, room, "cut")
+    notebook = Notebook()
+    (cut,) = encode([long], encoder, notebook)
+    assert trained(cut, renderer) == "Ada bakes the bread" and cut.ended == (False,)
+    assert notebook.counts == {"examples": 1, "cut": 1}
+    (closed,) = encode([long], Encoder(renderer, room, "cut", closed=True))
+    assert trained(closed, renderer).endswith("<|im_end|>") and closed.tokens == room
+    with pytest.raises(UserError, match=f"{whole.tokens} tokens; at most max_length={room}"):
+        encode([long], Encoder(renderer, room, "error"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (example("Ada.", "   "), "empty answer"),
+        (example("Ada.", "Ada."), "the two answers are the same"),
+        (Example(QUESTION, skip="the critic abstained"), "the critic abstained"),
+        (example("Ada.", messages=(Message("user", "bread " * 300),)), "the prompt alone fills max_length"),
+        (example("Ada.", messages=(Message("user", "Hi"), Message("assistant", "Ho"))), "the renderer refuses it"),
+    ],
+)
+def test_rows_that_cannot_teach_are_written_aside_with_the_reason(renderer, bad, reason):
+    notebook = Notebook()
+    rows = encode([example("Ada.", "Bert.")] * 9 + [bad], Encoder(renderer, 128), notebook)
+    assert len(rows) == 9
+    assert notebook.dropped[0][0].startswith(reason)
+    assert notebook.dropped[0][2] == "example 9"
+
+
+def test_a_share_above_max_dropped_stops_the_run(renderer):
+    """2 of 10 rows are a fifth: allowed at 0.2, refused at 0.1, and every reason is counted."""
+    rows = [example("Ada.", "Bert.")] * 8 + [example("", "Bert."), example("Ada.", "Ada.")]
+    assert len(encode(rows, Encoder(renderer), max_dropped=0.2)) == 8
+    with pytest.raises(
+        UserError, match=r"2 of 10 would be dropped \(empty answer: 1, the two answers are the same: 1\)"
+    ):
+        encode(rows, Encoder(renderer))
+
+
+def test_what_a_view_leaves_out_is_counted_and_not_held_against_the_data(renderer):
+    ties = [Example(QUESTION, (Answer("a"), Answer("b")), 0.5, left_out="tie")] * 5
+    notebook = Notebook()
+    assert len(encode([example("Ada.", "Bert."), *ties], Encoder(renderer), notebook)) == 1
+    assert notebook.counts == {"examples": 1, "left_out": 5} and notebook.notes == {"left_out": {"tie": 5}}
+    with pytest.raises(UserError, match=r"none of 5 was kept \(tie: 5\)"):
+        encode(ties, Encoder(renderer))
+    with pytest.raises(UserError, match="the view gave none"):
+        encode([], Encoder(renderer))
+
+
+def test_documents_train_every_token_but_the_first(renderer):
+    talk = Example((*QUESTION, Message("assistant", "Ada.")), whole=True)
+    text = Example((), (Answer("Ada bakes the bread."),), whole=True)
+    chat, plain = encode([talk, text], Encoder(renderer))
+    assert chat.sequences[0].scored.tolist() == [False, *[True] * (chat.tokens - 1)]
+    assert renderer.tokenizer.decode(chat.sequences[0].ids).endswith("<|im_start|>assistant\nAda.<|im_end|>\n")
+    assert renderer.tokenizer.decode(plain.sequences[0].ids) == "Ada bakes the bread.<|im_end|>"
+    (cut,) = encode([talk], Encoder(renderer, 6, "cut"))
+    assert cut.tokens == 6
+
+
+def test_refusals(renderer):
+    with pytest.raises(UserError, match="long"):
+        Encoder(renderer, long="truncate")
+    with pytest.raises(UserError, match="max_length"):
+        Encoder(renderer, 1)
