@@ -194,19 +194,34 @@ class Renderer:
             text = text.removesuffix(self._between)
         return text.removeprefix(self._lead)
 
-    def difference(self, messages: Sequence[Message]) -> str | None:
-        """Where our ids of a conversation differ from the template's own tokenisation of it; None where they agree."""
-        answered = bool(messages) and messages[-1].role == "assistant"
-        ours = self.conversation(messages).ids if answered else self.prompt_ids(messages)
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of any ids, as it stands in the middle of a text; special tokens are spelt out."""
+        return self._tokens.decode(ids)
+
+    def template_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The template's own tokenisation, in one piece, as other programs do it; a prompt gets its generation prompt.
+
+        Special-token text inside a content becomes a control token here, and tokens may run across boundaries.
+        """
+        answered = messages[-1].role == "assistant"
         rows = [{"role": m.role, "content": m.content} for m in messages]
-        theirs = list(self.tokenizer.apply_chat_template(rows, add_generation_prompt=not answered, return_dict=False))
+        ids = self.tokenizer.apply_chat_template(rows, add_generation_prompt=not answered, return_dict=False)
+        return [int(i) for i in ids]
+
+    def difference(self, messages: Sequence[Message]) -> str | None:
+        """Where our ids differ from the template's own tokenisation; None where they agree token for token."""
+        ours = self.conversation(messages).ids if messages[-1].role == "assistant" else self.prompt_ids(messages)
+        theirs = self.template_ids(messages)
         if ours == theirs:
             return None
-        at = next(
-            (t for t, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
-        )
-        show = self.tokenizer.convert_ids_to_tokens
-        return f"token {at}: {show(ours[at : at + 4])}, the template's own {show(theirs[at : at + 4])}"
+        shorter = min(len(ours), len(theirs))
+        at = next((t for t in range(shorter) if ours[t] != theirs[t]), shorter)
+        here, there = (self.tokenizer.convert_ids_to_tokens(ids[at : at + 4]) for ids in (ours, theirs))
+        return f"token {at}: {here}, the template's own {there}"
+
+    def special_texts(self, text: str) -> list[str]:
+        """The special tokens that stand literally in a text; they are rendered as text."""
+        return self._tokens.special.findall(text) if self._tokens.special else []
 
     def reward_position(self, ids: Sequence[int]) -> int:
         """Index of the end-of-turn that closes the assistant's last turn in `ids`; padding after it is harmless.

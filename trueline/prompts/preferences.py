@@ -95,7 +95,7 @@ class Reader:
             fields = layout.fields
             messages, *given = layout.read(row)
             answers = (given[0], given[1])
-        check(messages, answers, fields)
+        check(messages, answers, fields, decided=p not in (0.5, None))
         completions = tuple(Completion(text, author) for text, author in zip(answers, authors, strict=True))
         prompt = Prompt(messages, id=own_id(row))
         return Group(prompt, completions, preferences=(Preference(0, 1, p, by),))
@@ -107,14 +107,14 @@ class Reader:
         return (first or joined, second)
 
 
-def check(messages: tuple[Message, ...], answers: tuple[str, str], fields: tuple[str, str]) -> None:
-    """Raise `Unusable` for an empty prompt, an empty answer, or two equal ones."""
+def check(messages: tuple[Message, ...], answers: tuple[str, str], fields: tuple[str, str], decided: bool) -> None:
+    """Raise `Unusable` for an empty prompt, an empty answer, or two equal ones of which one is said to be better."""
     if not messages[-1].content.strip():
         raise Unusable("empty", 'field "prompt" is empty', "a pair needs a prompt")
     for field, answer in zip(fields, answers, strict=True):
         if not answer.strip():
             raise Unusable("empty", f'field "{field}" is empty', "a pair needs two answers")
-    if answers[0] == answers[1]:
+    if decided and answers[0] == answers[1]:
         got = f'fields "{fields[0]}" and "{fields[1]}" hold the same answer'
         raise Unusable("same", got, "a pair needs two different answers")
 
