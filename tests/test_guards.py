@@ -23,10 +23,10 @@ EXCEPTIONS: dict[str, str] = {}  # "path" or "path:function" -> "date: reason"
 LAYERS = {
     **dict.fromkeys(["errors", "records", "store", "fingerprint", "machine", "progress", "work"], 0),
     **dict.fromkeys(["chat", "template", "trie", "attention", "layout", "nodewise", "flex", "vocabulary"], 1),
-    **dict.fromkeys(["models", "planning", "runs", "pipeline", "loading", "worker"], 1),
+    **dict.fromkeys(["models", "planning", "runs", "failures", "pipeline", "loading", "worker"], 1),
     **dict.fromkeys(["prompts", "sample", "feedback", "train", "evaluate", "serve", "world"], 2),
     "recipes": 3,
-    "cli": 4,
+    **dict.fromkeys(["options", "cli"], 4),
 }
 STAGE_PACKAGES = {name for name, layer in LAYERS.items() if layer == 2}
 # What one stage package may take from another: the protocols and the value types that recipes pass around.

@@ -30,10 +30,10 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -45,6 +45,8 @@ TAG = "~"
 _DEPTH = 100  # deeper than any honest value; a container that holds itself ends here
 _MISSING = dataclasses.MISSING
 _ABSENT = "trueline-absent"
+
+W = TypeVar("W")
 
 
 class Handle:
@@ -76,7 +78,7 @@ def canonical(value: Any, where: str = "the value") -> Any:
 
 def _canonical(value: Any, where: str, depth: int) -> Any:
     if depth > _DEPTH:
-        raise refusal(where, "nested too deeply, or holds itself", "a finite value", "Pass a flat value.")
+        raise refusal(where, "nested too deeply, or holds itself", "", "Pass a flat value.")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Enum):
@@ -115,7 +117,9 @@ def _mapping(value: Mapping[Any, Any], where: str, depth: int) -> Any:
     out = {}
     for key, item in value.items():
         if not isinstance(key, str) or isinstance(key, Enum):
-            raise refusal(where, f"a mapping with the key {key!r}", "text as keys", "Use a tuple of pairs instead.")
+            raise refusal(
+                where, f"a mapping with the key {key!r}", "keys have to be text", "Use a tuple of pairs instead."
+            )
         # A user's own "~" must not look like a tag of ours.
         out[TAG + key if key.startswith(TAG) else key] = _canonical(item, f"{where}[{key!r}]", depth + 1)
     return out
@@ -125,11 +129,13 @@ def _compound(value: Any, where: str, depth: int) -> Any:
     """Dataclasses, records and functions; everything else is refused."""
     if isinstance(value, PurePath):
         raise refusal(
-            where, f"the path {str(value)!r}", "the content, since a path says only where something lies",
+            where, f"the path {str(value)!r}", "a path says only where something lies",
             f"Write File({str(value)!r}).",
         )  # fmt: skip
     if isinstance(value, Runtime):
-        raise refusal(where, "a Runtime value inside a container", "it as an argument or field of its own")
+        raise refusal(
+            where, "a Runtime value inside a container", "it is left out only as an argument or field of its own"
+        )
     if isinstance(value, type):
         return {TAG: "class", "name": name_of(value, where)}
     if isinstance(value, functools.partial):
@@ -141,7 +147,7 @@ def _compound(value: Any, where: str, depth: int) -> Any:
         return _fields(value, where, depth)
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     raise refusal(
-        where, f"an object of type {kind}", "a value that is the same in every process",
+        where, f"an object of type {kind}", "an identity must be the same in every process",
         "Pass numbers, text, tuples, frozen dataclasses, File(path) or an artefact.",
     )  # fmt: skip
 
@@ -150,12 +156,12 @@ def _fields(value: Any, where: str, depth: int) -> Any:
     kind = type(value)
     if isinstance(value, msgspec.Struct):
         if not value.__struct_config__.frozen:
-            raise refusal(where, f"a {kind.__name__} that can change", "a frozen one", "Declare it with frozen=True.")
+            raise refusal(where, f"a {kind.__name__} that can change", "", "Declare it with frozen=True.")
         chosen = {name: getattr(value, name) for name in value.__struct_fields__}
     else:
         if not kind.__dataclass_params__.frozen:
             raise refusal(
-                where, f"a {kind.__name__} that can change after the recipe is written", "a frozen dataclass",
+                where, f"a {kind.__name__} that can change after the recipe is written", "",
                 "Declare it with @dataclass(frozen=True).",
             )  # fmt: skip
         chosen = dict(identity_fields(value))
@@ -228,9 +234,7 @@ def name_of(thing: Any, where: str = "the value") -> str:
     if module == "__main__":
         file = getattr(sys.modules["__main__"], "__file__", None)
         if file is None:
-            raise refusal(
-                where, f"{name}, defined interactively", "something defined in a file", "Save it in a module."
-            )
+            raise refusal(where, f"{name}, defined interactively", "", "Save it in a file.")
         module = Path(file).stem
     return f"{module.rpartition('.')[2]}.{name}"
 
@@ -241,11 +245,11 @@ def _function(value: Any, where: str) -> Any:
     if isinstance(value, types.MethodType) or (
         isinstance(value, types.BuiltinFunctionType) and not isinstance(value.__self__, types.ModuleType | None)
     ):
-        raise refusal(where, f"the bound method {value.__qualname__}", "a value that is no method of an object", cure)
+        raise refusal(where, f"the bound method {value.__qualname__}", "an object's state has no identity", cure)
     if value.__name__ == "<lambda>":
-        raise refusal(where, "a lambda", "a function with a name and a source of its own", cure)
+        raise refusal(where, "a lambda", "it has no name to know it by", cure)
     if "<locals>" in value.__qualname__:
-        raise refusal(where, f"the local function {value.__name__}", "one that does not close over anything", cure)
+        raise refusal(where, f"the local function {value.__name__}", "what it closes over has no identity", cure)
     form = {TAG: "function", "name": name_of(value, where)}
     if isinstance(value, types.FunctionType) and not str(value.__module__).startswith(PACKAGE.name + "."):
         form["source"] = source_hash(value)
@@ -262,26 +266,24 @@ def source_hash(value: Any) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def handles(value: Any, depth: int = 0) -> Iterator[Handle]:
-    """The artefacts inside a value, wherever they hide, in order (with repetitions)."""
-    if isinstance(value, Handle):
+def inside(value: Any, wanted: type[W] | tuple[type[W], ...], depth: int = 0) -> Iterator[W]:
+    """What is an instance of `wanted` in a value, wherever it hides, in order (with repetitions)."""
+    if isinstance(value, wanted):
         yield value
-    elif depth > _DEPTH or isinstance(value, str | bytes | int | float | type | Enum):
         return
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from handles(item, depth + 1)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from handles(item, depth + 1)
-    elif isinstance(value, set | frozenset):
-        found = [handle for item in value for handle in handles(item, depth + 1)]
-        yield from sorted(found, key=lambda handle: handle.fingerprint)
+    if depth > _DEPTH or isinstance(value, str | bytes | int | float | type | Enum):
+        return
+    parts: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        parts = value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = value
     elif isinstance(value, functools.partial):
-        yield from handles([value.args, value.keywords], depth + 1)
+        parts = (value.args, value.keywords)
     elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from handles(getattr(value, field.name), depth + 1)
+        parts = (getattr(value, field.name) for field in dataclasses.fields(value))
+    found = (item for part in parts for item in inside(part, wanted, depth + 1))
+    yield from sorted(found, key=repr) if isinstance(value, set | frozenset) else found
 
 
 def snapshot(value: Any) -> Any:
@@ -341,7 +343,7 @@ class File:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path).expanduser())
         if not self.path.exists():
-            raise UserError(call_site(), f"there is no file {str(self.path)!r}", "a file to read", "Check the path.")
+            raise UserError(call_site(), f"there is no file {str(self.path)!r}", "", "Check the path.")
 
     @property
     def sha256(self) -> str:
@@ -360,7 +362,7 @@ def _sha256(path: Path) -> str:
         status = path.stat()
         return _sha256_of(os.path.abspath(path), status.st_size, status.st_mtime_ns)
     except FileNotFoundError:
-        raise UserError(str(path), "the file is gone", "the file that the recipe names", "Put it back.") from None
+        raise UserError(str(path), "the file is gone", "", "Put it back.") from None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -46,7 +46,7 @@ def find(reference: str) -> Recipe:
         name = place.replace("-", "_")
         if name not in names():
             raise UserError(
-                f"recipe {reference!r}", "there is none of this name", "a name, path/my.py:study or module:study",
+                f"recipe {reference!r}", "there is none of this name", "a recipe is a name, path/my.py:study or module:study",
                 closest(name, list(names())),
             )  # fmt: skip
         return _function(_import(f"{PACKAGE.name}.recipes.{name}"), name, reference)
@@ -70,7 +70,7 @@ def _function(module: ModuleType, name: str, reference: str) -> Recipe:
         got, cure = "it does not say which function is the recipe", f"Write {reference}:{next(iter(own), 'study')}."
     else:
         got, cure = f"there is no function {name!r} in it", closest(name, list(own))
-    raise UserError(f"recipe {reference!r}", got, "a function that returns artefacts", cure)
+    raise UserError(f"recipe {reference!r}", got, "a recipe is a function that returns artefacts", cure)
 
 
 def _import(name: str) -> ModuleType:
@@ -88,14 +88,14 @@ def load_file(path: Path) -> ModuleType:
     """The module in a file; the same one when it is asked for again."""
     path = path.expanduser().resolve()
     if not path.is_file():
-        raise UserError(f"recipe file {str(path)!r}", "there is no such file", "a Python file", "Check the path.")
+        raise UserError(f"recipe file {str(path)!r}", "there is no such file", "", "Check the path.")
     name = PREFIX + path.stem
     loaded = sys.modules.get(name)
     if loaded is not None and loaded.__file__ == str(path):
         return loaded
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
-        raise UserError(f"recipe file {str(path)!r}", "it cannot be loaded", "a Python file")
+        raise UserError(f"recipe file {str(path)!r}", "it cannot be loaded", "a recipe file is a Python file")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # dataclasses look their module up while it loads
     if str(path.parent) not in sys.path:

@@ -17,12 +17,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import errno
 import functools
 import importlib.metadata
 import inspect
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -36,7 +34,20 @@ import msgspec
 from trueline import machine as machines
 from trueline import store as stores
 from trueline.errors import UserError, closest
-from trueline.fingerprint import call_site, canonical, is_runtime, kinds, name_of, same, snapshot, source_hash
+from trueline.failures import explained
+from trueline.fingerprint import (
+    File,
+    call_site,
+    canonical,
+    inside,
+    is_runtime,
+    kinds,
+    name_of,
+    same,
+    snapshot,
+    source_hash,
+)
+from trueline.loading import PREFIX
 from trueline.machine import Machine
 from trueline.planning import missing, plan, show, upstream, why
 from trueline.progress import Screen, screen
@@ -112,7 +123,7 @@ class Stage(Generic[A]):
             handles = [k for k in allowed if isinstance(k, type) and issubclass(k, Artifact)]
             if handles and not isinstance(value, tuple(handles)):
                 wanted = " or ".join(k.__name__ for k in handles)
-                raise UserError(call_site(), f"argument {name} of {self.name}() is {value!r}", f"a handle on {wanted}")
+                raise UserError(call_site(), f"argument {name} of {self.name}() is {value!r}", f"it takes {wanted}")
 
     def __repr__(self) -> str:
         return f"<stage {self.name} -> {self.kind.__name__}>"
@@ -160,7 +171,7 @@ def _signature(body: Body, name: str) -> tuple[inspect.Signature, dict[str, Any]
         if isinstance(default, list | dict | set | bytearray):
             raise UserError(
                 call_site(), f"argument {parameter.name} of {name}() has a default that can change ({default!r})",
-                "a default that cannot", "Use a tuple, or None.",
+                "a default is part of an identity", "Use a tuple, or None.",
             )  # fmt: skip
         if default is not inspect.Parameter.empty:
             canonical_default(default, parameter.name, name)
@@ -214,7 +225,7 @@ def _make_one(store: Store, artifact: Artifact, on: Screen) -> None:
         if store.find(artifact) is not None:
             return
         _check_unchanged(artifact)
-        with _disk_full(artifact, store):
+        with explained(artifact, store, artifact.machine or machines.current()):
             part = store.begin(artifact)
             if not (part / "record.json").exists():
                 _run(artifact, part, on)
@@ -268,51 +279,6 @@ def _threads(machine: Machine) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextlib.contextmanager
-def _disk_full(artifact: Artifact, store: Store) -> Iterator[None]:
-    """Say how much room there is and was needed where a stage fails for want of it."""
-    try:
-        yield
-    except Exception as error:
-        if not _is_disk_full(error):
-            raise
-        part = store.part(artifact)
-        written, free = _size(part), shutil.disk_usage(store.root).free
-        likes = [_size(f) for f, record in store.records(artifact.kind) if record["stage"] == artifact.stage]
-        needed = f"; another {artifact.stage} took {_bytes(max(likes))}" if likes else ""
-        raise UserError(
-            f"making {artifact.name}",
-            f"no space is left on the disk that holds {store.root} ({_bytes(free)} free)",
-            f"room for more than the {_bytes(written)} written so far{needed}",
-            "Nothing finished is lost: free some space and run the same command again.",
-        ) from error
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            return True
-        if any(
-            sign in str(seen) for sign in ("No space left on device", "StorageFull", "not enough space on the disk")
-        ):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _bytes(n: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} TB"
-
-
 # --- the record ------------------------------------------------------------------------------------------------------
 
 
@@ -331,8 +297,10 @@ def _record(artifact: Artifact, work: Work, seconds: float) -> dict[str, Any]:
         "notes": work.notes,
         "seconds": round(seconds, 3),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "files": {str(file.path.absolute()): file.sha256 for file in inside(artifact.inputs, File)},
         "machine": dataclasses.asdict(work.machine),
-        "function": f"{artifact.function.__module__}:{artifact.function.__qualname__}",
+        "runtime": [repr(value) for value in inside(artifact.inputs, machines.Runtime)],
+        "function": f"{artifact.function.__module__.removeprefix(PREFIX)}:{artifact.function.__qualname__}",
         "source": source_hash(artifact.function),
         "environment": environment(),
     }

@@ -31,7 +31,7 @@ import msgspec
 
 import trueline.records as records
 from trueline.errors import UserError
-from trueline.fingerprint import File, Handle, added, call_site, canonical, digest, fingerprint, handles
+from trueline.fingerprint import File, Handle, added, call_site, canonical, digest, fingerprint, inside
 from trueline.machine import Machine
 from trueline.work import SCRATCH, replace, shards, write_atomic
 
@@ -87,12 +87,12 @@ class Artifact(Handle):
         machine: Machine | None = None,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", label) or label.endswith(".part"):
-            raise UserError(call_site(), f"the label {label!r}", "letters, digits, '-', '_', '+' and '.'")
+            raise UserError(call_site(), f"the label {label!r}", "a label has letters, digits, '-', '_', '+' and '.'")
         self.stage, self.rev, self.inputs, self.label, self.function = stage, rev, inputs, label, function
         self.estimate, self.distributed, self.machine = estimate, distributed, machine
         self.identity_inputs = identity
         self.fingerprint = digest({"stage": stage, "rev": rev, "inputs": identity})
-        self.parents: tuple[Artifact, ...] = tuple(dict.fromkeys(h for h in handles(inputs) if isinstance(h, Artifact)))
+        self.parents: tuple[Artifact, ...] = tuple(dict.fromkeys(inside(inputs, Artifact)))
         self.written = call_site()
 
     @property
@@ -120,7 +120,7 @@ class Artifact(Handle):
         """Its `record.json`; raises `UserError` while it is not made."""
         found = current().find(self)
         if found is None:
-            raise UserError(self.name, "it is not made yet", "an artefact in the store", "Run `trueline make` first.")
+            raise UserError(self.name, "it is not made yet", "", "Run `trueline make` first.")
         return read_record(found)
 
     @property
@@ -202,9 +202,7 @@ class Policy(Artifact):
             return self.path
         folder = Path(json.loads(pointer.read_bytes())["path"])
         if not folder.is_dir():
-            raise UserError(
-                self.name, f"the model folder {folder} is gone", "the folder the recipe named", "Restore it."
-            )
+            raise UserError(self.name, f"the model folder {folder} is gone", "", "Put it back.")
         return folder
 
 
@@ -226,7 +224,7 @@ def _read_record(path: str, mtime_ns: int) -> dict[str, Any]:
         with open(path, "rb") as file:
             record = json.load(file)
     except ValueError:
-        raise UserError(path, "the record is no JSON", "a record as trueline wrote it", "Remove its folder.") from None
+        raise UserError(path, "the record is no JSON", "", "Remove its folder and make it again.") from None
     return dict(record)
 
 
@@ -255,11 +253,13 @@ class Store:
             try:
                 found = int(json.loads(mark.read_bytes())["format"])
             except (ValueError, KeyError, TypeError):
-                raise UserError(str(mark), "it does not say which format the store has", '{"format": 1}') from None
+                raise UserError(
+                    str(mark), "it does not say which format the store has", 'it holds {"format": 1}'
+                ) from None
             if found > FORMAT:
                 raise UserError(
                     str(self.root), f"this store has format {found}, written by a newer trueline",
-                    f"format {FORMAT} or older", "Upgrade trueline, or name another store with --store.",
+                    f"this one reads format {FORMAT}", "Upgrade trueline, or name another store with --store.",
                 )  # fmt: skip
             self._checked = True
 
@@ -272,7 +272,7 @@ class Store:
                 write_atomic(self.root / "store.json", msgspec.json.encode({"format": FORMAT}) + b"\n")
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise UserError(
-                str(self.root), f"no store can be made here ({error.strerror})", "a folder that can be written",
+                str(self.root), f"no store can be made here ({error.strerror})", "it must be a folder that can be written",
                 "Name another with --store.",
             ) from None  # fmt: skip
 

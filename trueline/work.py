@@ -77,7 +77,7 @@ class Work:
             raise UserError(
                 self.artifact.name,
                 f"{dropped} of {total} rows ({dropped / total:.1%}) are {share}",
-                f"at most {allowed:.1%}",
+                f"at most {allowed:.1%} is allowed",
                 f"The rows and their reasons are in {self.dir / 'dropped.jsonl'}: mend them, or allow a larger share.",
             )
 

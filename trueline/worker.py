@@ -72,7 +72,7 @@ def decode(spec: Mapping[str, Any]) -> Artifact:
         made = known[entry["fingerprint"]] = stage.handle(inputs, label=entry["label"])
         if made.fingerprint != entry["fingerprint"]:
             raise UserError(
-                made.name, "its inputs come out differently in another process", "values that are rebuilt from fields",
+                made.name, "its inputs come out differently in another process", "inputs are rebuilt from their fields",
                 "Let no field depend on where the recipe runs.",
             )  # fmt: skip
     if made is None:
@@ -88,17 +88,19 @@ def _stage_of(artifact: Artifact) -> tuple[Any, str]:
             return module, name
     raise UserError(
         artifact.name, f"the stage {artifact.stage} does not stand at the top of its module",
-        "what another process can import", _CURE,
+        "another process has to import it", _CURE,
     )  # fmt: skip
 
 
 def _reference(found: tuple[Any, str], artifact: Artifact) -> dict[str, str]:
     module, name = found
     if "<locals>" in name or "<lambda>" in name:
-        raise UserError(artifact.name, f"{name} is defined inside a function", "what another process can import", _CURE)
+        raise UserError(
+            artifact.name, f"{name} is defined inside a function", "another process has to import it", _CURE
+        )
     file = getattr(module, "__file__", None)
     if module.__name__ == "__main__" and file is None:
-        raise UserError(artifact.name, f"{name} is defined interactively", "what another process can import", _CURE)
+        raise UserError(artifact.name, f"{name} is defined interactively", "another process has to import it", _CURE)
     if module.__name__ == "__main__" or loading.from_file(module):
         return {"file": os.path.abspath(str(file)), "name": name}
     return {"module": module.__name__, "name": name}
@@ -143,7 +145,9 @@ def _pack(value: Any, artifact: Artifact) -> Any:
         return again(next(kind for kind in (int, float, str) if isinstance(value, kind))(value))
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
         return again(value.item())
-    raise UserError(artifact.name, f"a {type(value).__name__} among its inputs", "a value rebuilt from fields", _CURE)
+    raise UserError(
+        artifact.name, f"a {type(value).__name__} among its inputs", "inputs travel by name and fields", _CURE
+    )
 
 
 def _unpack(form: Any, known: Mapping[str, Artifact]) -> Any:
@@ -181,7 +185,7 @@ def launch(work: Work) -> None:
     artifact, machine, scratch = cast(Artifact, work.artifact), work.machine, work.scratch
     if machine.device.startswith("cuda:"):
         raise UserError(
-            "machine.processes", f"{machine.processes} processes on the one device {machine.device}", "a device each",
+            "machine.processes", f"{machine.processes} processes on the one device {machine.device}", "each needs its own",
             'Say device "cuda" or "auto".',
         )  # fmt: skip
     spec = {
