@@ -29,26 +29,35 @@ def headline(result: Result) -> tuple[Answer, ...]:
 
 
 def winner(result: Result) -> ArmResult | None:
-    """The arm with the highest score; without scores, the highest win rate (the baseline's is one half)."""
+    """The best arm by the strongest evidence there is: score, else win rate, else accuracy on held-out pairs."""
     if result.score_by:
         known = [arm for arm in result.arms if arm.answers.score.mean is not None]
         return max(known, key=lambda arm: arm.answers.score.mean or 0.0, default=None)
-    rates = {arm.name: arm.win.rate.mean for arm in result.arms if arm.win and arm.win.rate.mean is not None}
+    rates = {arm.name: rate.mean for arm in result.arms if (rate := rate_of(arm)) and rate.mean is not None}
     if not rates:
         return None
     rates.setdefault(result.baseline, 0.5)
     return result.arm(max(rates, key=lambda name: rates[name]))
 
 
+def rate_of(arm: ArmResult) -> Interval | None:
+    """The share that is one half where an arm has nothing over the baseline: its win rate, else its pair accuracy."""
+    if arm.win is not None:
+        return arm.win.rate
+    return arm.pairs.implicit if arm.pairs is not None else None
+
+
 def margin(arm: ArmResult, result: Result) -> Interval | None:
-    """What decides whether an arm differs from the baseline: the score gap, else the win rate less one half."""
+    """What decides whether an arm differs from the baseline: the score gap, else how far its rate is from one half."""
     if result.score_by:
         return arm.gap
-    return arm.win.rate.shifted(-0.5) if arm.win else None
+    rate = rate_of(arm)
+    return rate.shifted(-0.5) if rate is not None else None
 
 
 def verdict(best: ArmResult, result: Result) -> str:
     """One sentence: who won, or that nobody did."""
+    by_pairs = not result.score_by and best.win is None
     if best.name == result.baseline:
         others = [arm for arm in result.arms if arm.name != best.name]
         close = [arm.name for arm in others if (gap := margin(arm, result)) is not None and not gap.excludes_zero]
@@ -60,7 +69,7 @@ def verdict(best: ArmResult, result: Result) -> str:
     gap = margin(best, result)
     if gap is None or not gap.excludes_zero:
         return f"{best.name} and {result.baseline} cannot be told apart."
-    return f"{best.name} beats {result.baseline}."
+    return f"{best.name} learned what was preferred." if by_pairs else f"{best.name} beats {result.baseline}."
 
 
 def evidence(best: ArmResult, base: ArmResult, result: Result) -> Answer:
@@ -82,6 +91,12 @@ def evidence(best: ArmResult, base: ArmResult, result: Result) -> Answer:
         flips = win.flip_rate
         turned = f"; {100 * flips:.0f}% of verdicts turned with the order shown" if flips is not None else ""
         said.append(f"It wins {percent(win.rate)} of {win.pairs} pairs against {base.name}{turned}.")
+    if best.pairs is not None and best.pairs.implicit.mean is not None:
+        figure = figure or f"{100 * best.pairs.implicit.mean:.0f}%"
+        said.append(
+            f"On {best.pairs.pairs} held-out pairs its implicit reward prefers the preferred answer in "
+            f"{percent(best.pairs.implicit)}; chance is 50%, the longer answer gives {percent(best.pairs.longer)}."
+        )
     return Answer("Is it real?", figure, " ".join(said) or "No interval is known.")
 
 

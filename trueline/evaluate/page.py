@@ -132,12 +132,18 @@ def method_table(result: Result) -> tuple[list[dict[str, str]], list[dict[str, A
     base = result.baseline
     score_scale = _scale([arm.answers.score for arm in result.arms])
     win_scale = _scale([arm.win.rate for arm in result.arms if arm.win], 0.5)
+    pair_scale = _scale([arm.pairs.implicit for arm in result.arms if arm.pairs], 0.5)
     every = [
         ("method", "", lambda arm: _cell(arm.name, arm.policy or arm.samples)),
         ("score", f"by {result.score_by}", lambda arm: _estimate(arm, arm.answers.score, score_scale)),
         ("gain", f"over {base}, same prompts", lambda arm: _gain(arm.gap)),
         ("wins", f"against {base}", lambda arm: _rate(arm, arm.win.rate if arm.win else None, win_scale)),
         ("at equal length", "", lambda arm: _rate(arm, arm.length.adjusted if arm.length else None, None)),
+        (
+            "held-out pairs",
+            "implicit reward",
+            lambda arm: _rate(arm, arm.pairs.implicit if arm.pairs else None, pair_scale),
+        ),
         ("length", "characters", lambda arm: _cell(number(arm.answers.characters.mean), _tokens(arm))),
         ("cut", "", lambda arm: _cell(f"{100 * arm.answers.cut:.0f}%")),
         ("KL", "nats per answer", lambda arm: _cell(number(arm.kl.mean, 2) if arm.kl else "–")),

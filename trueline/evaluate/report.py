@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trueline.errors import UserError, closest
-from trueline.evaluate import lineage, results
+from trueline.evaluate import accuracy, lineage, results
 from trueline.evaluate.duel import PAIRS, Duel, decide, swapped
 from trueline.evaluate.headline import headline, listed, winner
 from trueline.evaluate.results import ArmResult, Result
@@ -35,7 +35,8 @@ ALIKE = 0.1  # answers whose lengths differ by at most this share of the longer 
 class Arm:
     """One method: its answers, judged, and the policy that wrote them (None: a teacher or another engine).
 
-    logps and reference_logps, both from `score` on one view of all `samples`, give KL(policy || reference).
+    logps and reference_logps, both from `score` on one view of all `samples`, give KL(policy || reference). pairs is
+    the policy's `accuracy` on held-out pairs.
     """
 
     name: str
@@ -43,6 +44,13 @@ class Arm:
     policy: Policy | None = None
     logps: Logprobs | None = None
     reference_logps: Logprobs | None = None
+    pairs: Report | None = None
+
+    def __post_init__(self) -> None:
+        for field, kind in (("samples", Groups), ("policy", Policy), ("pairs", Report)):
+            value = getattr(self, field)
+            if not isinstance(value, kind) and (value is not None or field == "samples"):
+                raise UserError(f"Arm({self.name!r}, {field}=...)", f"got {value!r}", f"a handle on {kind.__name__}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ def report(
     fought = dict(match(arms, duels, base))
     colours = paint(arms, base)
     found = tuple(_arm(arm, colours[arm.name], groups, base, by, fought.get(arm.name)) for arm in arms)
-    roots = [*(arm.samples for arm in arms), *(arm.policy for arm in arms if arm.policy), *duels]
+    told = [x for arm in arms for x in (arm.samples, arm.policy, arm.pairs, arm.logps, arm.reference_logps) if x]
+    roots = [*told, *duels]
     steps = tuple(lineage.step(artifact) for artifact in upstream(*roots))
     result = Result(title, base, by, found, steps=steps)
     result = msgspec.structs.replace(result, headline=headline(result))
@@ -183,6 +192,7 @@ def _arm(
         win_by=fought.result.critic if fought else "",
         duel=fought.artifact.name if fought else "",
         kl=kl,
+        pairs=accuracy.read(arm.pairs) if arm.pairs else None,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trueline.errors import UserError
+from trueline.evaluate.accuracy import Accuracy
 from trueline.evaluate.statistics import Interval, LengthControlled, WinRate, difference, mean_interval, per_prompt
 from trueline.records import Group, Record
 
@@ -57,7 +58,7 @@ class ArmResult(Record, frozen=True):
 
     `gap` is the paired difference in score from the baseline over common prompts; `win` and `length` are of the duel
     named `duel` against the baseline, judged by `win_by`, from this arm's side. `kl` is KL(arm || reference) per
-    answer, in nats.
+    answer, in nats. `pairs` is the accuracy on held-out pairs.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ArmResult(Record, frozen=True):
     win_by: str = ""
     duel: str = ""
     kl: Interval | None = None
+    pairs: Accuracy | None = None
 
 
 class Answer(Record, frozen=True):

@@ -24,6 +24,7 @@ def columns(result: Result) -> list[tuple[str, Callable[[ArmResult], str]]]:
         (result.score_by or "score", lambda arm: within(arm.answers.score)),
         (f"win % vs {result.baseline}", lambda arm: within(arm.win.rate, 100, 1) if arm.win else "–"),
         ("LC", lambda arm: share(arm.length.adjusted.mean) if arm.length else "–"),
+        ("pairs %", lambda arm: within(arm.pairs.implicit, 100, 1) if arm.pairs else "–"),
         ("chars", lambda arm: number(arm.answers.characters.mean)),
         ("cut %", lambda arm: share(arm.answers.cut)),
         ("KL", lambda arm: number(arm.kl.mean, 2) if arm.kl else "–"),
@@ -64,6 +65,8 @@ def legend(result: Result, heads: set[str]) -> str:
         said.append("win: ties half, abstentions left out")
     if "LC" in heads:
         said.append("LC: win % at equal length")
+    if "pairs %" in heads:
+        said.append("pairs: held-out pairs on which the implicit reward prefers the preferred answer")
     if "KL" in heads:
         said.append("KL: nats per answer")
     if "tokens" in heads:
