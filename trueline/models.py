@@ -9,7 +9,9 @@ Which tokens a conversation becomes is `chat`'s business, how a batch runs is `t
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -174,11 +176,26 @@ def open_weights(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
+        with quiet():
+            return AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+            )
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f'model "{folder}"', first_line(error), "a causal language model") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep another library's progress bars off the screen, where a stage's own bar stands."""
+    from transformers.utils import logging
+
+    on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if on:
+            logging.enable_progress_bar()
 
 
 def first_line(error: Exception) -> str:
@@ -267,7 +284,8 @@ def save(model: Any, tokenizer: Any, folder: str | os.PathLike[str], head: torch
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model.config.use_cache = True
-    model.save_pretrained(folder, safe_serialization=True)
+    with quiet():
+        model.save_pretrained(folder, safe_serialization=True)
     model.config.use_cache = False
     tokenizer.save_pretrained(folder)
     if head is not None:
