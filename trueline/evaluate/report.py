@@ -109,17 +109,23 @@ def check(arms: Sequence[Arm], duels: Sequence[Report], baseline: str) -> str:
     names = [arm.name for arm in arms]
     if not arms or len(set(names)) != len(names) or "" in names:
         raise UserError("report(arms=...)", f"arms named {names}", "at least one, each with a name of its own")
-    if baseline:
-        if baseline not in names:
-            raise UserError("report(baseline=...)", f"no arm is named {baseline!r}", "", closest(baseline, names))
-        return baseline
-    right = {side(arms, duel, "right").name for duel in duels}
-    if len(right) > 1:
+    ends = [(duel, side(arms, duel, "left").name, side(arms, duel, "right").name) for duel in duels]
+    right = sorted({end for _, _, end in ends})
+    if not baseline and len(right) > 1:
         raise UserError(
-            "report(duels=...)", f"the duels are against {listed(sorted(right))}", "one baseline for all",
+            "report(duels=...)", f"the duels are against {listed(right)}", "one baseline for all",
             "Name it: report(..., baseline=...).",
         )  # fmt: skip
-    return right.pop() if right else names[0]
+    base = baseline or (right[0] if right else names[0])
+    if base not in names:
+        raise UserError("report(baseline=...)", f"no arm is named {base!r}", "", closest(base, names))
+    for duel, *two in ends:
+        if base not in two:
+            raise UserError(
+                f"report, {duel.name}", f"it compares {listed(two)}", f"duels against the baseline {base}",
+                "Leave it out, or name another baseline.",
+            )  # fmt: skip
+    return base
 
 
 def side(arms: Sequence[Arm], duel: Report, which: str) -> Arm:
@@ -138,30 +144,24 @@ def side(arms: Sequence[Arm], duel: Report, which: str) -> Arm:
 
 def versions(samples: Groups) -> Iterator[Artifact]:
     """The samples and what they were before each judging."""
-    seen: Artifact | None = samples
-    while seen is not None:
+    seen: Artifact = samples
+    yield seen
+    while seen.stage == "judge":
+        seen = seen.inputs["groups"]
         yield seen
-        seen = next((parent for parent in seen.parents if parent.kind == "groups"), None)
 
 
 def match(arms: Sequence[Arm], duels: Sequence[Report], baseline: str) -> Iterator[tuple[str, Fought]]:
     """(arm name, duel from its side) of every duel against the baseline."""
     for artifact in duels:
-        left, right = side(arms, artifact, "left").name, side(arms, artifact, "right").name
-        if baseline not in (left, right):
-            raise UserError(
-                f"report, {artifact.name}",
-                f"it compares {left} with {right}",
-                f"duels against the baseline {baseline}",
-                "Leave it out, or name another baseline.",
-            )
+        left = side(arms, artifact, "left").name
         result = msgspec.json.decode((artifact.path / "report.json").read_bytes(), type=Duel)
         pairs = list(read_jsonl(artifact.path / PAIRS, Group))
         if left == baseline:
+            left = side(arms, artifact, "right").name
             pairs = swapped(pairs)
             ends = [(end.name, end.fingerprint) for end in (result.right, result.left)]
             result = decide(pairs, result.critic, ends[0], ends[1], result.unmatched)
-            left = right
         yield left, Fought(artifact, result, pairs)
 
 
