@@ -149,7 +149,7 @@ def _results(line: CommandLine, given: Mapping[Key, Any]) -> Result:
         if not isinstance(root, Artifact):
             name = f"{line.function.__module__}:{line.function.__qualname__}"
             raise UserError(
-                f"recipe {name}", f"it returned {type(root).__name__}", "a recipe returns artefacts: one, a tuple or a dictionary",
+                f"recipe {name}", f"it returned {type(root).__name__}", "a recipe returns artefacts",
                 "Return what its last stage call gave.",
             )  # fmt: skip
     return tuple(roots)

@@ -46,7 +46,7 @@ def find(reference: str) -> Recipe:
         name = place.replace("-", "_")
         if name not in names():
             raise UserError(
-                f"recipe {reference!r}", "there is none of this name", "a recipe is a name, path/my.py:study or module:study",
+                f"recipe {reference!r}", "there is none of this name", "it is a name, path/my.py:study or module:study",
                 closest(name, list(names())),
             )  # fmt: skip
         return _function(_import(f"{PACKAGE.name}.recipes.{name}"), name, reference)
@@ -79,9 +79,15 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise UserError(f"recipe module {name!r}", "there is no such module", "", "Check its name.") from None
-        raise UserError(f"recipe module {name!r}", f"it needs {error.name!r}, which is not installed") from error
+        raise _needs(f"recipe module {name!r}", error) from error
     except SyntaxError as error:
         raise UserError(f"{error.filename}:{error.lineno}", f"this is no Python ({error.msg})") from error
+
+
+def _needs(where: str, error: ModuleNotFoundError) -> Exception:
+    if str(error.name).partition(".")[0] == PACKAGE.name:  # a defect of ours, or a typo that a traceback shows best
+        return error
+    return UserError(where, f"it needs {error.name!r}, which is not installed")
 
 
 def load_file(path: Path) -> ModuleType:
@@ -107,7 +113,7 @@ def load_file(path: Path) -> ModuleType:
         if isinstance(error, SyntaxError):
             raise UserError(f"{error.filename}:{error.lineno}", f"this is no Python ({error.msg})") from error
         if isinstance(error, ModuleNotFoundError):
-            raise UserError(str(path), f"it needs {error.name!r}, which is not installed") from error
+            raise _needs(str(path), error) from error
         raise
     return module
 

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 
 class Runtime:
@@ -37,7 +38,7 @@ class Machine(Runtime):
     processes: int = 1
     micro_tokens: int = 8192
     sample_rows: int = 64
-    precision: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     threads: int = 0
     checkpoint_steps: int = 50

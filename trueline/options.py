@@ -136,7 +136,7 @@ class CommandLine:
             shown = cyclopts.Parameter(
                 name=option.flag, help=option.help, group=group, negative_iterable=(), consume_multiple=True,
                 negative_bool=() if option.default is False else None,
-                show_default=_word if option.default not in (None, "", False) else False,
+                show_default=_word if option.default not in (None, "") and option.default is not False else False,
             )  # fmt: skip
             parameters.append(
                 inspect.Parameter(

@@ -272,7 +272,7 @@ class Store:
                 write_atomic(self.root / "store.json", msgspec.json.encode({"format": FORMAT}) + b"\n")
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise UserError(
-                str(self.root), f"no store can be made here ({error.strerror})", "it must be a folder that can be written",
+                str(self.root), f"no store can be made here ({error.strerror})", "a store is a folder of its own",
                 "Name another with --store.",
             ) from None  # fmt: skip
 

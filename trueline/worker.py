@@ -185,7 +185,7 @@ def launch(work: Work) -> None:
     artifact, machine, scratch = cast(Artifact, work.artifact), work.machine, work.scratch
     if machine.device.startswith("cuda:"):
         raise UserError(
-            "machine.processes", f"{machine.processes} processes on the one device {machine.device}", "each needs its own",
+            "machine.processes", f"{machine.processes} processes on {machine.device}", "each needs its own",
             'Say device "cuda" or "auto".',
         )  # fmt: skip
     spec = {
