@@ -73,7 +73,7 @@ def test_the_report_of_a_study(tour):
 def test_the_table_fits_and_explains_itself(tour):
     text = (tour.path / "table.txt").read_text()
     assert max(map(len, text.splitlines())) <= 100
-    for part in ("rule:marks", "win % vs SFT", "±: half the 95 % interval over 90 prompts", "DPO beats SFT."):
+    for part in ("rule:marks", "win % vs SFT", "±: half the 95% interval over 90 prompts", "DPO beats SFT."):
         assert part in text
     row = next(line for line in text.splitlines() if line.strip().startswith("DPO "))
     assert re.search(r"DPO\s+0\.\d+ ±0\.\d+\s+\d\d\.\d ±\d\.\d", row)

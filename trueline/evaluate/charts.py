@@ -192,7 +192,7 @@ def dot_chart(
     return _figure(title, marks, height)
 
 
-def strip(dot: Dot, low: float, high: float, zero: float | None = None, width: int = 110) -> Markup:
+def strip(dot: Dot, low: float, high: float, zero: float | None = None, width: int = 92) -> Markup:
     """A whisker for a table cell, on a scale that all rows share."""
     x = Scale(low, high, 4, width - 4)
     line = f'<line class="zero" x1="{x(zero):.1f}" x2="{x(zero):.1f}" y1="1" y2="15"/>' if zero is not None else ""

@@ -21,7 +21,9 @@ def headline(result: Result) -> tuple[Answer, ...]:
         text = f"No score stands on every arm, and no duel names {result.baseline}."
         return (Answer("Verdict", "Nothing was compared.", text),)
     base = result.arm(result.baseline)
-    said = [Answer("Verdict", verdict(best, result)), evidence(best, base, result)]
+    close = [name for name in result.close if name != result.baseline]
+    rivals = f"{listed(close)} cannot be told apart from {best.name} on these prompts." if close else ""
+    said = [Answer("Verdict", verdict(best, result), rivals), evidence(best, base, result)]
     if best.name != base.name:
         said.append(length(best, base))
     said.append(cost(best, base))
@@ -121,18 +123,20 @@ def length(best: ArmResult, base: ArmResult) -> Answer:
 def cost(best: ArmResult, base: ArmResult) -> Answer:
     """Feedback, training tokens and time of the winner's lineage, beside the baseline's."""
     mine, other = best.cost, base.cost
-    if not (mine.feedback or mine.train_tokens or mine.seconds):
+    if not spent(mine):
         return Answer("What did it cost?", "", "Nothing that was recorded.")
     figure = f"{short(mine.feedback)} calls" if mine.feedback else f"{short(mine.train_tokens)} tokens"
-    said = f"{best.name} took {_spent(mine)}."
+    said = f"{best.name} took {listed(spent(mine))}."
     if best.name != base.name:
-        said += f" {base.name} took {_spent(other)}."
-    return Answer("What did it cost?", figure, said)
+        said += f" {base.name} took {listed(spent(other)) or 'nothing that was recorded'}."
+    return Answer("What did it cost?", figure if mine.feedback or mine.train_tokens else clock(mine.seconds), said)
 
 
-def _spent(cost: Cost) -> str:
-    feedback = f"{short(cost.feedback)} feedback calls" if cost.feedback else "no feedback"
-    return listed([feedback, f"{short(cost.train_tokens)} training tokens", f"{clock(cost.seconds)} of computing"])
+def spent(cost: Cost) -> list[str]:
+    """What a lineage took, in words; nothing for what is none."""
+    said = [f"{short(cost.feedback)} feedback calls"] if cost.feedback else []
+    said += [f"{short(cost.train_tokens)} training tokens"] if cost.train_tokens else []
+    return [*said, f"{clock(cost.seconds)} of computing"] if cost.seconds >= 0.05 else said
 
 
 def percent(rate: Interval) -> str:

@@ -213,14 +213,14 @@ def figures(result: Result, material: Material) -> list[Markup]:
     colours = {arm.name: arm.colour for arm in result.arms}
     drawn = [
         charts.dot_chart(
-            f"{result.score_by}, mean over prompts",
+            f"Mean score by {result.score_by}",
             [_dot(arm.name, arm.colour, arm.answers.score) for arm in result.arms if arm.answers.score.low is not None],
             "mean and 95% interval",
         ),
         charts.ridge_chart(
-            f"{result.score_by}, by prompt",
+            f"Scores by {result.score_by}",
             [(name, colours[name], values) for name, values in material.scores.items()],
-            f"{result.score_by} of an answer",
+            "mean score of a prompt's answers",
         ),
         charts.ridge_chart(
             "Length of the answers",
@@ -228,7 +228,14 @@ def figures(result: Result, material: Material) -> list[Markup]:
             "characters",
         ),
         charts.dot_chart(
-            f"Wins of {material.length_of}, by length against {result.baseline}",
+            "Held-out pairs, implicit reward",
+            [_dot(arm.name, arm.colour, arm.pairs.implicit) for arm in result.arms if arm.pairs],
+            "share preferred and 95% interval",
+            zero=0.5,
+            percent=True,
+        ),
+        charts.dot_chart(
+            f"Wins of {material.length_of}, by length",
             [
                 _dot(name, colours[material.length_of], rate)
                 for name, rate in material.by_length
@@ -303,8 +310,8 @@ def notes(result: Result, material: Material) -> dict[str, str]:
     columns = [f"Scores are by {result.score_by}"] if result.score_by else []
     judges = sorted({arm.win_by for arm in result.arms if arm.win_by})
     if judges:
-        columns.append(f"wins are judged by {listed(judges)}, ties half, abstentions left out")
-    columns.append("small figures are 95% intervals over prompts")
+        columns.append(f"Wins are judged by {listed(judges)}, ties half, abstentions left out")
+    columns.append("Small figures are 95% intervals over prompts")
     shown = len(material.samples)
     which = f"All {shown} prompts" if shown == material.prompts else f"The first {shown} of {material.prompts} prompts"
     seconds = sum(step.seconds or 0.0 for step in result.steps)
@@ -317,5 +324,6 @@ def notes(result: Result, material: Material) -> dict[str, str]:
         "name and digits shown, and beside it the record that these figures were read from.",
         "statistics_note": f"Intervals: {100 * LEVEL:.0f}% percentile bootstrap over prompts, {number(RESAMPLES, 6)} "
         f"resamples, seed {SEED}; differences are paired by prompt. Equal length: a logistic model of the verdict on "
-        "tanh of the standardised difference in characters, read at zero.",
+        "tanh of the standardised difference in characters, read at zero."
+        + (" Intervals are not widened for the number of methods compared." if len(result.arms) > 2 else ""),
     }

@@ -20,7 +20,7 @@ from trueline.evaluate import accuracy, lineage, results
 from trueline.evaluate.duel import PAIRS, Duel, decide, swapped
 from trueline.evaluate.headline import headline, listed, winner
 from trueline.evaluate.results import ArmResult, Result
-from trueline.evaluate.statistics import Interval, mean_interval, per_prompt
+from trueline.evaluate.statistics import Interval, difference, mean_interval, per_prompt
 from trueline.pipeline import Work, stage, upstream
 from trueline.records import Group, Preference, encode, read_jsonl
 from trueline.store import Artifact, Groups, Logprobs, Policy, Report
@@ -89,17 +89,23 @@ def report(
     base = check(arms, duels, baseline)
     groups = {arm.name: list(arm.samples.read()) for arm in arms}
     by = results.choose_score(list(groups.values()), score, list(groups))
+    marks = {name: results.scores(of, by) for name, of in groups.items()} if by else {}
     fought = dict(match(arms, duels, base))
     colours = paint(arms, base)
-    found = tuple(_arm(arm, colours[arm.name], groups, base, by, fought.get(arm.name)) for arm in arms)
+    rows = []
+    for arm in arms:
+        gap = difference(marks[arm.name], marks[base]) if by and arm.name != base else None
+        rows.append(_row(arm, colours[arm.name], groups[arm.name], by, gap, fought.get(arm.name)))
     told = [x for arm in arms for x in (arm.samples, arm.policy, arm.pairs, arm.logps, arm.reference_logps) if x]
-    roots = [*told, *duels]
-    steps = tuple(lineage.step(artifact) for artifact in upstream(*roots))
-    result = Result(title, base, by, found, steps=steps)
+    steps = tuple(lineage.step(artifact) for artifact in upstream(*told, *duels))
+    result = Result(title, base, by, tuple(rows), steps=steps)
+    best = winner(result)
+    close = results.rivals(best.name, marks) if best is not None and by else ()
+    result = msgspec.structs.replace(result, close=close)
     result = msgspec.structs.replace(result, headline=headline(result))
     (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
     (work.dir / "table.txt").write_text(draw(result), encoding="utf-8")
-    page = render(result, _material(result, arms, groups, fought, show))
+    page = render(result, _material(result, arms, groups, marks, fought, show))
     (work.dir / "report.html").write_text(page, encoding="utf-8")
     work.count("arms", len(arms))
 
@@ -171,10 +177,9 @@ def paint(arms: Sequence[Arm], baseline: str) -> dict[str, int]:
     return {baseline: 0} | {name: 1 + i % 7 for i, name in enumerate(others)}
 
 
-def _arm(
-    arm: Arm, colour: int, groups: Mapping[str, Sequence[Group]], base: str, by: str, fought: Fought | None
+def _row(
+    arm: Arm, colour: int, groups: Sequence[Group], by: str, gap: Interval | None, fought: Fought | None
 ) -> ArmResult:
-    mine = groups[arm.name]
     kl = None
     if arm.logps is not None and arm.reference_logps is not None:
         kl = results.kl_per_answer(lineage.logprobs(arm.logps), lineage.logprobs(arm.reference_logps))
@@ -183,10 +188,10 @@ def _arm(
         colour=colour,
         samples=arm.samples.name,
         fingerprint=arm.samples.fingerprint,
-        answers=results.describe(mine, by),
+        answers=results.describe(groups, by),
         cost=lineage.cost(arm.policy),
         policy=arm.policy.name if arm.policy else "",
-        gap=results.gap(mine, groups[base], by) if by and arm.name != base else None,
+        gap=gap,
         win=fought.result.raw if fought else None,
         length=fought.result.length if fought else None,
         win_by=fought.result.critic if fought else "",
@@ -197,8 +202,14 @@ def _arm(
 
 
 def _material(
-    result: Result, arms: Sequence[Arm], groups: Mapping[str, Sequence[Group]], fought: Mapping[str, Fought], show: int
+    result: Result,
+    arms: Sequence[Arm],
+    groups: Mapping[str, Sequence[Group]],
+    marks: Mapping[str, Mapping[str, float | None]],
+    fought: Mapping[str, Fought],
+    show: int,
 ) -> Material:
+    """What the page shows beside the numbers."""
     from trueline.evaluate.page import Material, Trained
     from trueline.evaluate.samples import Side, side_by_side
 
@@ -216,7 +227,6 @@ def _material(
     policies = [a for a in upstream(*(arm.policy for arm in arms if arm.policy)) if isinstance(a, Policy)]
     colour_of = {arm.policy: result.arm(arm.name).colour for arm in reversed(arms)}
     trained = [Trained(p.short, p.label, colour_of.get(p, 0), lineage.metrics(p)) for p in policies]
-    marks = {name: results.scores(of, result.score_by) for name, of in groups.items()} if result.score_by else {}
     return Material(
         scores={name: [x for x in values.values() if x is not None] for name, values in marks.items()},
         lengths={name: [float(len(c.text)) for g in of for c in g.completions] for name, of in groups.items()},

@@ -86,12 +86,13 @@ class Answer(Record, frozen=True):
 
 
 class Result(Record, frozen=True):
-    """A whole report: `report.json`."""
+    """A whole report: `report.json`. `close`: arms whose paired score the best arm's cannot be told apart from."""
 
     title: str
     baseline: str
     score_by: str
     arms: tuple[ArmResult, ...]
+    close: tuple[str, ...] = ()
     headline: tuple[Answer, ...] = ()
     steps: tuple[Step, ...] = ()
 
@@ -146,9 +147,9 @@ def _by_prompt(groups: Sequence[Group], values: Sequence[Sequence[float | None]]
     return per_prompt([value for of in values for value in of], prompts)
 
 
-def gap(arm: Sequence[Group], baseline: Sequence[Group], by: str) -> Interval:
-    """Paired difference in score, arm minus baseline, over the prompts that both answered."""
-    return difference(scores(arm, by), scores(baseline, by))
+def rivals(best: str, marks: Mapping[str, Mapping[str, float | None]]) -> tuple[str, ...]:
+    """Arms whose paired difference in score from the best arm has an interval that holds zero."""
+    return tuple(name for name in marks if name != best and not difference(marks[best], marks[name]).excludes_zero)
 
 
 def kl_per_answer(own: Mapping[str, float], reference: Mapping[str, float]) -> Interval:

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable
 
 from trueline.evaluate.charts import number
-from trueline.evaluate.headline import clock, places, short
+from trueline.evaluate.headline import clock, listed, places, short
 from trueline.evaluate.results import ArmResult, Result
 from trueline.evaluate.statistics import Interval
 
@@ -60,17 +60,21 @@ def draw(result: Result, width: int = WIDTH) -> str:
 def legend(result: Result, heads: set[str]) -> str:
     """What the columns mean, in one or two lines."""
     n = max((arm.answers.score.n or arm.answers.characters.n for arm in result.arms), default=0)
-    said = [f"±: half the 95 % interval over {n} prompts"]
+    said = [f"±: half the 95% interval over {n} prompts"]
     if any(head.startswith("win") for head in heads):
         said.append("win: ties half, abstentions left out")
     if "LC" in heads:
         said.append("LC: win % at equal length")
     if "pairs %" in heads:
-        said.append("pairs: held-out pairs on which the implicit reward prefers the preferred answer")
+        pairs = max(arm.pairs.pairs for arm in result.arms if arm.pairs)
+        said.append(f"pairs: of {pairs} held-out pairs, where the implicit reward prefers the preferred answer")
     if "KL" in heads:
         said.append("KL: nats per answer")
-    if "tokens" in heads:
-        said.append("feedback (calls), tokens (trained) and time: of the policy's whole lineage")
+    spent: list[str] = [word for word in ("feedback", "tokens", "time") if word in heads]
+    if spent:
+        said.append(
+            f"{listed(spent)}: {'calls, tokens trained and time ' if len(spent) == 3 else ''}of the whole lineage"
+        )
     return "; ".join(said) + ".\n"
 
 
