@@ -109,8 +109,11 @@ class Stage(Generic[A]):
         except TypeError as error:
             known = [*self.signature.parameters, *_RESERVED]
             unknown = [name for name in kwargs if name not in known]
-            cure = closest(unknown[0], known) if unknown else f"Its arguments: {', '.join(known)}."
-            raise UserError(call_site(), f"{self.name}(): {error}", "", cure) from None
+            if unknown:
+                got, cure = f"{self.name}() has no argument {unknown[0]!r}", closest(unknown[0], known)
+            else:
+                got, cure = f"{self.name}(): {error}", f"Its arguments: {', '.join(known)}."
+            raise UserError(call_site(), got, "", cure) from None
         bound.apply_defaults()
         return {name: snapshot(value) for name, value in bound.arguments.items()}
 

@@ -23,6 +23,7 @@ import re
 import shutil
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -269,7 +270,9 @@ class Store:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if not (self.root / "store.json").exists():
-                write_atomic(self.root / "store.json", msgspec.json.encode({"format": FORMAT}) + b"\n")
+                mine = self.root / f"store.json.{uuid.uuid4().hex}"  # several processes may begin at once
+                mine.write_bytes(msgspec.json.encode({"format": FORMAT}) + b"\n")
+                replace(mine, self.root / "store.json")
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise UserError(
                 str(self.root), f"no store can be made here ({error.strerror})", "a store is a folder of its own",
@@ -360,7 +363,8 @@ class Store:
         """Give a part whose record stands its final name; scratch goes first, since the record vouches for the rest."""
         for name in SCRATCH:
             shutil.rmtree(part / name, ignore_errors=True)
-        (part / "begun.json").unlink(missing_ok=True)
+        for path in (part / "begun.json", *part.glob("*.tmp")):  # half-written when a run was killed
+            path.unlink(missing_ok=True)
         final = self.folder(artifact)
         replace(part, final)
         return final
