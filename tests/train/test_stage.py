@@ -9,41 +9,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests import folders
+from tests.train.town import texts, town
 from trueline import models
 from trueline.errors import UserError
-from trueline.pipeline import make, stage
-from trueline.records import Completion, Feedback, Group, Preference, Prompt, write_jsonl
-from trueline.store import Groups, Prompts
+from trueline.pipeline import make
 from trueline.train.objectives.bradley_terry import BradleyTerry
 from trueline.train.objectives.dpo import DPO
 from trueline.train.objectives.sft import SFT
 from trueline.train.score import score
 from trueline.train.stage import train
 from trueline.train.views import Demonstrations, Documents, Pairs
-
-NAMES = ["Ada", "Bert", "Clara", "Dora", "Emil", "Frieda", "Gustav", "Hanna"]
-
-
-@stage(Groups, estimate=lambda n, **_: {"groups": n, "samples": 2 * n})
-def town(work, n: int, broken: int = 0) -> None:
-    """Questions with a good and a rude answer; `broken` of them with two equal ones."""
-    rows = []
-    for number in range(n):
-        name = NAMES[number % len(NAMES)]
-        texts = (f"{name} bakes it, and gladly.", "Go away." if number >= broken else f"{name} bakes it, and gladly.")
-        group = Group(Prompt.of(f"Who bakes bread number {number}?"), tuple(Completion(t) for t in texts))
-        group = group.with_feedback([Feedback("gold", 1.0), Feedback("gold", 0.0)])
-        rows.append(group.with_preferences([Preference(0, 1, 1.0, "gold")]))
-    write_jsonl(work.dir / "groups.jsonl", rows)
-    work.count("groups", n)
-    work.count("samples", 2 * n)
-
-
-@stage(Prompts, estimate=lambda n, **_: {"prompts": n})
-def texts(work, n: int) -> None:
-    """Plain documents."""
-    write_jsonl(work.dir / "prompts.jsonl", (Prompt.of(f"{NAMES[i % 8]} bakes bread number {i}.") for i in range(n)))
-    work.count("prompts", n)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,71 @@
+"""Two processes train what one does: the same loss curve, the same weights to rounding."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests import folders
+from tests.train.town import town
+from trueline import models
+from trueline.machine import Machine
+from trueline.pipeline import make
+from trueline.train.batches import share
+from trueline.train.fit import buckets
+from trueline.train.objectives.bradley_terry import BradleyTerry
+from trueline.train.objectives.dpo import DPO
+from trueline.train.objectives.sft import SFT
+from trueline.train.stage import train
+from trueline.train.views import Demonstrations, Pairs
+
+
+def logged(policy, store):
+    (folder,) = (store / "policy").glob(policy.name)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return rows, AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def test_two_processes_give_the_loss_curve_of_one(tmp_path):
+    """SFT with token means (whose weight differs from batch to batch), DPO, and a reward model whose output embedding
+    has no gradient; the last batch of an epoch holds one example, so that one process has nothing to do."""
+    start = models.pretrained(folders.folder(tmp_path / "tiny"))
+    groups = town(9)
+    settings = {"lr": 1e-3, "epochs": 2, "batch_size": 4, "weight_decay": 0.1}
+    sft = train(start, Demonstrations(groups), SFT(), **settings)
+    dpo = train(sft, Pairs(groups), DPO(), **settings)
+    reward = train(dpo, Pairs(groups), BradleyTerry(), **settings)
+    stores = tmp_path / "one", tmp_path / "two"
+    for store, processes in zip(stores, (1, 2), strict=True):
+        make(reward, store=store, machine=Machine(device="cpu", processes=processes, threads=1, micro_tokens=200))
+    for policy in (sft, dpo, reward):
+        (one, weights), (two, others) = (logged(policy, store) for store in stores)
+        assert [row["step"] for row in two] == list(range(1, 7))
+        for name in ("loss", "grad_norm"):
+            assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4, abs=1e-5)
+        for name in ("examples", "tokens", "lr"):
+            assert [row[name] for row in two] == [row[name] for row in one]
+        for name in weights:
+            torch.testing.assert_close(others[name], weights[name], rtol=1e-3, atol=1e-5)
+    assert one[0]["rewards/margin"] == pytest.approx(two[0]["rewards/margin"], abs=1e-4)
+
+
+class Priced:
+    def __init__(self, cost):
+        self.cost = cost
+
+
+def test_rows_are_dealt_by_cost():
+    """Costs 9, 5, 4, 4: one process takes 9, the other 5 and 4; at 9 to 9 the last 4 goes to the first."""
+    rows = [Priced(4), Priced(9), Priced(4), Priced(5)]
+    dealt = [share(rows, [0, 1, 2, 3], process, 2) for process in (0, 1)]
+    assert dealt == [[1, 2], [3, 0]]
+    assert share(rows, [0, 1, 2, 3], 0, 1) == [1, 3, 0, 2]
+    assert share(rows, [2], 1, 2) == []
+
+
+def test_gradients_travel_in_buckets():
+    parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (3, 4, 10, 1, 1)]
+    assert [[p.numel() for p in bucket] for bucket in buckets(parameters, 8)] == [[3, 4], [10], [1, 1]]
