@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trueline.errors import UserError
@@ -225,12 +225,14 @@ def kinded(value: Any) -> Any:
     return (type(value) is bool, value)
 
 
+@settings(deadline=None)
 @given(values, values)
 def test_fingerprints_are_equal_exactly_where_values_are(left, right):
     assert (fingerprint(left) == fingerprint(right)) == (kinded(left) == kinded(right))
     assert fingerprint(snapshot(left)) == fingerprint(left)
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False), st.text(), st.floats(allow_nan=False), st.text())
 def test_a_dataclass_changes_with_each_of_its_fields(beta, loss, other_beta, other_loss):
     same = fingerprint(Objective(beta, loss)) == fingerprint(Objective(other_beta, other_loss))

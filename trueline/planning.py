@@ -108,7 +108,8 @@ class Plan:
     def summary(self) -> str:
         """One sentence: how much is to be made, and what it will use."""
         if not self.to_make:
-            return f"Nothing to make: {sum(row.status == 'have' for row in self.rows)} artefacts are there."
+            there = sum(row.status == "have" for row in self.rows)
+            return f"Nothing to make: {there} artefact{'s are' if there != 1 else ' is'} there."
         uses = f": {said(self.totals)}" if self.totals else ""
         return f"To make: {len(self.to_make)} of {len(self.rows)} artefacts{uses}."
 

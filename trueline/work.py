@@ -30,6 +30,7 @@ from trueline.records import encode
 Item = TypeVar("Item")
 
 SCRATCH = ("shards", "scratch")
+DROPPED, METRICS = "dropped.jsonl", "metrics.jsonl"
 
 
 class Work:
@@ -69,7 +70,7 @@ class Work:
         if self._shard is not None:
             self._shard.dropped.append(line)
         else:
-            self._append("dropped.jsonl", line)
+            self._append(DROPPED, line)
 
     def limit(self, share: str, dropped: int, total: int, allowed: float) -> None:
         """Stop the run where more than the share `allowed` of `total` rows was dropped; `share` names it."""
@@ -78,7 +79,7 @@ class Work:
                 self.artifact.name,
                 f"{dropped} of {total} rows ({dropped / total:.1%}) are {share}",
                 f"at most {allowed:.1%} is allowed",
-                f"The rows and their reasons are in {self.dir / 'dropped.jsonl'}: mend them, or allow a larger share.",
+                f"The rows and their reasons are in {self.dir / DROPPED}: mend them, or allow a larger share.",
             )
 
     def note(self, key: str, value: Any) -> None:
@@ -88,7 +89,7 @@ class Work:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""
-        self._append("metrics.jsonl", encode(metrics))
+        self._append(METRICS, encode(metrics))
 
     @contextlib.contextmanager
     def progress(self, total: int, text: str, done: int = 0) -> Iterator[Meter]:
@@ -105,8 +106,15 @@ class Work:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state()`: lines logged or dropped after it are cut off, so that none stands twice."""
+        if not self.main:
+            return
         self.counts, self.notes = Counter(state["counts"]), dict(state["notes"])
         self._offsets = dict(state["offsets"])
+        for name in (DROPPED, METRICS):
+            if self._offsets.get(name):
+                os.truncate(self.dir / name, self._offsets[name])
+            else:
+                (self.dir / name).unlink(missing_ok=True)
 
     def _append(self, name: str, line: bytes) -> None:
         # The file is cut to what this run (or the state it restored) wrote: a killed run's lines do not stand twice.
@@ -199,7 +207,7 @@ def _join(work: Work, paths: Sequence[Path], out: Path) -> int:
             for name, n in side["counts"].items():
                 work.count(name, n)
             for line in side["dropped"]:
-                work._append("dropped.jsonl", line.encode())
+                work._append(DROPPED, line.encode())
             content = path.read_bytes()
             records += content.count(b"\n")
             file.write(content)
