@@ -148,7 +148,9 @@ class Renderer:
         self._lead = extra[len(self._opening) :]
         self._trim = layout.trims[-1]
         self._answer_at = self._tokens.after(generation + self._opening)
-        found = self._tokens.special.search(after) if self._tokens.special else None
+        # As it reads in the ids: some tokenizers put a dummy space of their own before it.
+        self._shown_lead = self._tokens.decode(self._tokens.content(self._lead + "a", self._answer_at))[:-1]
+        found = self._tokens.added.search(after)
         if found is None and self.tokenizer.eos_token_id is None:
             raise no_end(self.tokenizer)
         self._end = found[0] if found else str(self.tokenizer.eos_token)
@@ -192,7 +194,7 @@ class Renderer:
         text = self._tokens.decode(ids[:stop])
         if stop is not None and self._between:
             text = text.removesuffix(self._between)
-        return text.removeprefix(self._lead)
+        return text.removeprefix(self._shown_lead)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of any ids, as it stands in the middle of a text; special tokens are spelt out."""
@@ -221,7 +223,7 @@ class Renderer:
 
     def special_texts(self, text: str) -> list[str]:
         """The special tokens that stand literally in a text; they are rendered as text."""
-        return self._tokens.special.findall(text) if self._tokens.special else []
+        return self._tokens.special.findall(text)
 
     def reward_position(self, ids: Sequence[int]) -> int:
         """Index of the end-of-turn that closes the assistant's last turn in `ids`; padding after it is harmless.
@@ -239,7 +241,9 @@ class Renderer:
             if end is None:
                 continue
             padding = {self.end_id, self.tokenizer.pad_token_id}
+            tail = self._control(self._tail, self._tokens.after(self._end))
             rest = ids[end + 1 :]
+            rest = rest[len(tail) :] if rest[: len(tail)] == tail else rest
             text = next((t for t, i in enumerate(rest) if i not in padding), len(rest))
             if self.end_id in rest[text:]:
                 break
@@ -248,10 +252,12 @@ class Renderer:
         raise UserError("reward position", "the assistant's last turn is not closed by an end-of-turn", "one", cure)
 
     def _header(self) -> list[int]:
-        """The ids that open an assistant's turn, from their last special token on (user text cannot forge one)."""
-        ids = self._rendered([Message("user", "a")], True).ids
+        """The ids that open an assistant's turn: what stands between a question and its answer, from its last special
+        token on (text cannot forge that), all of it where there is none."""
+        written = self.template.layout(("user",), True).controls[-1] + self._opening
+        ids = self._control(written, "text")
         special = [t for t, i in enumerate(ids) if i in self._control_ids]
-        return ids[special[-1] :] if special and ids[special[-1]] != self.tokenizer.bos_token_id else []
+        return ids[special[-1] :] if special else ids
 
     def _prompt(self, messages: Sequence[Message]) -> Rendered:
         if not messages or messages[-1].role == "assistant":
@@ -277,9 +283,11 @@ class Renderer:
             ids += new
             trained += on
             roles += [span.role] * len(new)
-            at, before = self._tokens.after(span.text) if span.role == CONTROL else "text", span.role
-            if self.style == "plain" and len(ids) == len(roles) == roles.count(CONTROL):
-                at = "start"  # BOS is put before a text by the tokenizer; the text itself starts after it.
+            before = span.role
+            if before != CONTROL:
+                at = "text"
+            elif self.style != "plain":  # A plain text starts after its BOS: the tokenizer puts that before the text.
+                at = self._tokens.after(span.text)
         return Rendered(ids, trained, roles, None)
 
     def _span(self, span: Span, at: str, before: str) -> tuple[list[int], list[bool]]:
@@ -302,7 +310,7 @@ class Renderer:
     def _whole(self, messages: Sequence[Message], generation: bool) -> list[Span]:
         """The template's text as it is, where it rewrites a content; refused where that content could forge a token."""
         for message in messages:
-            if self._tokens.special and (found := self._tokens.special.search(message.content)):
+            if found := self._tokens.special.search(message.content):
                 got = f'the template rewrites a {message.role} message that holds "{found[0]}"'
                 raise UserError(
                     "the model's chat template", got, "a content without special-token text", "Drop the row."
@@ -357,24 +365,23 @@ class Tokens:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.backend = getattr(tokenizer, "backend_tokenizer", None)
-        added = {i: t for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items() if t.content.strip()}
-        self.special_ids = {i for i, t in added.items() if t.special} | set(tokenizer.all_special_ids)
-        words = {t.content for i, t in added.items()} | set(tokenizer.all_special_tokens)
-        longest_first = sorted(words, key=len, reverse=True)
-        self.special = re.compile("|".join(map(re.escape, longest_first))) if words else None
+        added = [t for t in getattr(tokenizer, "added_tokens_decoder", {}).values() if t.content.strip()]
+        special = {*tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
+        self.special = one_of(special)
+        self.special_ids = {int(tokenizer.convert_tokens_to_ids(token)) for token in special}
+        # Any added token cuts a text in two for the tokenizer, "<think>" too, which contents may hold as a token.
+        self.added = one_of(special | {t.content for t in added})
         self.inner, self.after_special = without_dummy_space(self.backend)
         self._lock = threading.Lock()
 
     def after(self, text: str) -> str:
         """Where a stretch that follows `text` stands."""
-        if not text:
-            return "start"
-        ends = [m.end() for m in self.special.finditer(text)] if self.special else []
-        return "special" if ends and ends[-1] == len(text) else "text"
+        ends = [m.end() for m in self.added.finditer(text)]
+        return "special" if text and ends and ends[-1] == len(text) else "text"
 
     def control(self, text: str, at: str) -> list[int]:
         """Ids of the template's own text: special tokens are parsed."""
-        found = self.special.search(text) if self.special and self.inner is not self.backend else None
+        found = self.added.search(text) if self.inner is not self.backend else None
         if found is None:
             return self._encode(text, at, False)
         return [*self._encode(text[: found.start()], at, False), *self._encode(text[found.start() :], "start", False)]
@@ -401,6 +408,11 @@ class Tokens:
         if self.inner is None:
             return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         return str(self.inner.decode(list(ids), skip_special_tokens=False))
+
+
+def one_of(words: set[str]) -> re.Pattern[str]:
+    """A pattern of any of these words, the longest first; of none, one that never matches."""
+    return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or r"(?!)")
 
 
 def without_dummy_space(backend: Any) -> tuple[Any, bool]:
