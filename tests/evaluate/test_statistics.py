@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -127,6 +128,8 @@ def test_a_judge_that_only_counts_characters_is_unmasked():
     assert controlled.length_effect == pytest.approx(2.3626, abs=0.005)
     assert controlled.not_longer.mean == pytest.approx(0.1)
     assert controlled.not_longer.n == 10
+    assert controlled.longer == 0.9
+    assert not controlled.extrapolated
 
 
 def test_a_judge_that_ignores_length_is_left_alone():
@@ -144,6 +147,16 @@ def test_a_clean_sweep_stays_finite():
     """All won at all lengths: the ridge keeps theta finite and the adjusted rate near one."""
     controlled = length_controlled([1.0] * 50, list(range(50)), [25] * 50)
     assert 0.97 < controlled.adjusted.mean < 1.0
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=40))
+def test_the_fit_is_where_the_penalised_likelihood_is_flat(rows):
+    """At the fitted (theta, phi) both partial derivatives of the objective are zero, separated data included."""
+    x, y, weights = (np.asarray(column, dtype=float) for column in zip(*rows, strict=True))
+    ((theta, phi),) = fit_logistic(x, y, weights[None], ridge=1e-2)
+    residual = weights * (y - 1 / (1 + np.exp(-(theta + phi * x))))
+    assert residual.sum() - 1e-2 * theta == pytest.approx(0, abs=1e-6)
+    assert (residual * x).sum() - 1e-2 * phi == pytest.approx(0, abs=1e-6)
 
 
 @given(st.lists(verdicts, min_size=1, max_size=30), st.data())
@@ -170,3 +183,37 @@ def test_intervals_move_with_their_values(values, by):
     moved = mean_interval([value + by for value in values], resamples=200)
     expected = mean_interval(values, resamples=200).shifted(by)
     assert (moved.mean, moved.low, moved.high) == pytest.approx((expected.mean, expected.low, expected.high), abs=1e-9)
+
+
+def test_the_published_alpaca_eval_results_come_out(shared_data):
+    """Six systems' published annotations give the leaderboard's win rates, standard errors and counts to 1e-9.
+
+    All six write shorter answers than the baseline and the judge likes length, so the rate at equal length is higher
+    than the raw one for each; for the shortest it is an extrapolation, and says so.
+    """
+    folder = shared_data / "alpaca_eval"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+
+    def rows(name: str) -> list[dict]:
+        return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+    reference = {row["instruction"]: row["output"] for row in rows("reference_gpt4_1106_preview.jsonl")}
+    annotations = rows("gpt4turbo_weighted_prefs_6_systems.jsonl")
+    board = rows("leaderboard_v2_6_systems.jsonl")
+    assert len(board) == 6
+    for published in board:
+        mine = [row for row in annotations if row["generator_2"] == published[""]]
+        ps = [from_alpaca_eval(row["preference"]) for row in mine]
+        result = win_rate(ps)
+        assert 100 * result.rate.mean == pytest.approx(float(published["win_rate"]), abs=1e-9)
+        assert 100 * result.rate.se == pytest.approx(float(published["standard_error"]), abs=1e-9)
+        counts = (result.wins, result.losses, result.ties, result.rate.n)
+        assert counts == tuple(int(published[name]) for name in ("n_wins", "n_wins_base", "n_draws", "n_total"))
+        lengths = [[len(row["output_2"]) for row in mine], [len(reference[row["instruction"]]) for row in mine]]
+        controlled = length_controlled(ps, *lengths, resamples=20)
+        assert controlled.length_effect > 0
+        assert controlled.adjusted.mean > result.rate.mean
+        assert controlled.extrapolated == (controlled.longer < 0.05)
+        if published[""] == "alpaca-7b":
+            assert controlled.extrapolated

@@ -112,7 +112,9 @@ def length(best: ArmResult, base: ArmResult) -> Answer:
         return Answer("Is it just longer?", figure, said)
     left = adjusted.shifted(-0.5)
     said += f" At equal length it would win {percent(adjusted)} of pairs"
-    if left.excludes_zero:
+    if best.length is not None and best.length.extrapolated:
+        said += f", which is a guess: it is longer in {100 * (best.length.longer or 0.0):.0f}% of pairs."
+    elif left.excludes_zero:
         said += ": length does not explain the win." if adjusted.mean > 0.5 else ": length carried it."
     else:
         won = best.win is not None and best.win.rate.shifted(-0.5).excludes_zero

@@ -316,8 +316,7 @@ def notes(result: Result, material: Material) -> dict[str, str]:
     which = f"All {shown} prompts" if shown == material.prompts else f"The first {shown} of {material.prompts} prompts"
     seconds = sum(step.seconds or 0.0 for step in result.steps)
     return {
-        "method_note": "; ".join(columns)
-        + ". Feedback, training tokens and time add up the whole lineage of a policy.",
+        "method_note": ". ".join(columns) + ". Feedback, training tokens and time are of a policy's whole lineage.",
         "sample_note": f"{which}, in their order: none was chosen for how it looks. Under each answer stands what the "
         "critics said of it.",
         "lineage_note": f"{len(result.steps)} artefacts, {clock(seconds)} in all. Each lies in the store under the "
