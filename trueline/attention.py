@@ -18,13 +18,14 @@ import contextvars
 import functools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from trueline import flex, nodewise, vocabulary
+from trueline.lastlayer import LastLayer
 from trueline.layout import Layout
 
 Tensor = torch.Tensor
@@ -49,43 +50,59 @@ class Path:
     kernel: str
     head: bool
     reason: str = ""
+    last: LastLayer | None = field(default=None, repr=False)
 
 
 class Untrieable(Exception):
     """The model asks for attention that we cannot do over a trie; the message says what."""
 
 
-# The trie of the pass under way: the mask interface is called without the model's keyword arguments. `masks` collects
-# the window of every mask that was asked for.
 @dataclass(eq=False)
-class _Pass:
-    masks: set[int | None]
+class Pass:
+    """One model call over a trie, as the attention function receives it.
+
+    `last` is set where the last layer may leave out what nobody reads. `masks` and `windows` note the windows that
+    masks were asked for and that attention was told; `seen` is the attention module that was called last.
+    """
+
+    layout: Layout
+    kernel: str
+    last: LastLayer | None = None
+    masks: set[int | None] = field(default_factory=set)
+    windows: set[int | None] = field(default_factory=set)
+    seen: torch.nn.Module | None = None
 
 
-_pass: contextvars.ContextVar[_Pass | None] = contextvars.ContextVar("trie_pass", default=None)
+_under_way: contextvars.ContextVar[Pass | None] = contextvars.ContextVar("trie_pass", default=None)
 
 
 @contextlib.contextmanager
-def passing() -> Iterator[set[int | None]]:
-    """For the length of one model call over a trie: masks are not built, only their windows noted."""
-    token = _pass.set(_Pass(set()))
+def passing(layout: Layout, kernel: str, last: LastLayer | None = None) -> Iterator[Pass]:
+    """For the length of one model call over a trie; what it gives goes into the call as the keyword argument `trie`.
+
+    The mask interface is called without the model's keyword arguments, so it looks here whether there is a trie.
+    """
+    if last is not None and last.recomputed():
+        last = None
+    given = Pass(layout, kernel, last)
+    token = _under_way.set(given)
+    read_K = torch.from_numpy(layout.read).to(layout.device)
     try:
-        state = _pass.get()
-        assert state is not None
-        yield state.masks
+        with last.only(read_K) if last is not None else contextlib.nullcontext():
+            yield given
     finally:
-        _pass.reset(token)
+        _under_way.reset(token)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
     from transformers.masking_utils import sdpa_mask
 
-    state = _pass.get()
-    if state is None:
+    given = _under_way.get()
+    if given is None:
         return sdpa_mask(*args, **kwargs)
     if kwargs.get("use_vmap"):
         raise Untrieable("it lays a mask of its own over the causal one")
-    state.masks.add(kwargs.get("local_size"))
+    given.masks.add(kwargs.get("local_size"))
     return None
 
 
@@ -95,7 +112,7 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    trie: Layout | None = None,
+    trie: Pass | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls: heads first in, tokens first out."""
@@ -110,10 +127,13 @@ def _attention(
         _say_dropout(type(module).__name__, dropout)
     _refuse(module, query, key, attention_mask, kwargs)
     trie.windows.add(window)
+    trie.seen = module
     query, key = query.to(value.dtype), key.to(value.dtype)
-    how = flex.attend if trie.kernel == "flex" else nodewise.attend
-    out = how(query, key, value, trie, query.shape[-1] ** -0.5 if scale is None else float(scale), window)
-    return out, None
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    if trie.kernel == "flex":
+        return flex.attend(query, key, value, trie.layout, scale, window), None
+    plan = trie.layout.plan(window, trie.last is not None and trie.last.attention is module)
+    return nodewise.attend(query, key, value, plan, nodewise.KERNELS[trie.kernel], scale), None
 
 
 def _refuse(module: torch.nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> None:
@@ -211,9 +231,12 @@ def _choose(model: Any, example: _Example, truth: _Truth) -> Path:
         _register()
         model.set_attn_implementation(NAME)
         for kernel in KERNELS.get(example.ids_T.device.type, ("plain",)):
-            reason = _disagreement(model, example, truth, kernel)
+            reason, attention = _disagreement(model, example, truth, kernel, None)
             if not reason:
-                return Path(kernel, True)
+                last = LastLayer.around(model, attention) if attention is not None else None
+                if last is not None and _disagreement(model, example, truth, kernel, last)[0]:
+                    last = None
+                return Path(kernel, True, last=last)
     except (Untrieable, ValueError) as error:
         reason = str(error)
     model.set_attn_implementation(before)
@@ -222,11 +245,12 @@ def _choose(model: Any, example: _Example, truth: _Truth) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class _Example:
-    """A tiny trie: ids, nodes, depths, and its four sequences as indices into it, right-padded with -1 (cells_NL)."""
+    """A tiny trie: ids, nodes, depths, what is read, and its four sequences as indices, right-padded with -1."""
 
     ids_T: Tensor
     nodes: np.ndarray
     positions: np.ndarray
+    read: np.ndarray
     cells_NL: np.ndarray
 
 
@@ -250,7 +274,8 @@ def _example(model: Any) -> _Example:
         positions[path] = np.arange(path.size)
     weight = model.get_input_embeddings().weight
     ids_T = torch.from_numpy(np.random.default_rng(0).integers(0, weight.shape[0], positions.size)).to(weight.device)
-    return _Example(ids_T, nodes, positions, cells_NL)
+    read = np.array([8, 16, 17, 18, 24, 26, 27, 28, 33, 34, 35])
+    return _Example(ids_T, nodes, positions, read, cells_NL)
 
 
 def _padded(model: Any, example: _Example) -> _Truth:
@@ -281,25 +306,29 @@ def _run(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return states[-1], logits
 
 
-def _disagreement(model: Any, example: _Example, truth: _Truth, kernel: str) -> str:
-    """Why the trie pass with `kernel` cannot be trusted; "" where it agrees with the padded one."""
-    layout = Layout(example.nodes, example.positions, example.ids_T.device, kernel)
-    positions = torch.from_numpy(example.positions).to(example.ids_T.device)
-    inputs = {"input_ids": example.ids_T[None], "position_ids": positions[None], "use_cache": False, "trie": layout}
+def _disagreement(
+    model: Any, example: _Example, truth: _Truth, kernel: str, last: LastLayer | None
+) -> tuple[str, torch.nn.Module | None]:
+    """Why the trie pass with `kernel` cannot be trusted, "" where it agrees with the padded one; the last attention."""
+    device = example.ids_T.device
+    read = example.read if last is not None else np.arange(example.positions.size)
+    positions = torch.from_numpy(example.positions).to(device)
     try:
-        with passing() as windows:
-            hidden, logits = _run(model, inputs)
+        with passing(Layout(example.nodes, example.positions, read, device), kernel, last) as given:
+            inputs = {"input_ids": example.ids_T[None], "position_ids": positions[None], "use_cache": False}
+            hidden, logits = _run(model, {**inputs, "trie": given})
     except Untrieable as error:
-        return str(error)
+        return str(error), None
     except Exception as error:  # whatever third-party code raises, the padded path still stands
-        return f"a pass over a trie raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if not layout.windows:
-        return "its attention does not see the trie"
-    if windows - {None} != layout.windows - {None}:
-        return f"its masks have windows {windows}, its attention {layout.windows}"
-    if not (_same(hidden[0], truth.hidden_TD) and _same(logits[0], truth.logits_TV)):
-        return "its numbers over a trie differ from the padded ones"
-    return ""
+        return f"a pass over a trie raised {type(error).__name__}: {error}".splitlines()[0], None
+    if not given.windows:
+        return "its attention does not see the trie", None
+    if given.masks - {None} != given.windows - {None}:
+        return f"its masks have windows {given.masks}, its attention {given.windows}", None
+    rows = torch.from_numpy(read).to(device)
+    if not _same(hidden[0, rows], truth.hidden_TD[rows]) or not _same(logits[0, rows], truth.logits_TV[rows]):
+        return "its numbers over a trie differ from the padded ones", None
+    return "", given.seen
 
 
 def _same(got: Tensor, wanted: Tensor) -> bool:

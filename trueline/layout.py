@@ -3,28 +3,34 @@
 A token attends to its own path and nothing else. In preorder a node's subtree is contiguous, so one call per node with
 queries [start, stop), keys [start, end) and a *top-left* causal mask is exactly "own tokens causal, descendants see
 all". The partial results along a root-to-leaf path are merged by log-sum-exp (`nodewise`). Calls of the same *level*
-never share a query, so a level merges at once. Long nodes are cut into blocks of keys, which is the same rule one
-level further down and skips the upper triangle; short leaves of a level run as one padded batch, because a call has a
-price of its own.
+never share a query, so a level merges at once. Short leaves of a level run as one padded batch, because a call has a
+price of its own. Three things bend this plan:
 
-A sliding window of w tokens (a query at depth p sees keys of depth p-w+1 to p) drops the queries that see nothing of a
-block and masks the rest where it bites; a window that reaches over the whole trie plans like none.
+* A sliding window of w tokens (a query at depth p sees keys of depth p-w+1 to p) drops the queries that see nothing of
+  a node and masks the rest where it bites; long nodes are cut into blocks, one level further down each. A window that
+  reaches over the whole trie plans like none.
+* In the last layer only the states that somebody reads matter (the rows that predict a scored token, a sequence's last
+  token): queries before the first one that is read are left out. In training on answers that is most of the prompt.
+* Nodes are cut where either of these begins.
 
 Nothing here computes; `nodewise` and `flex` do.
 
-Shape suffixes: T trie tokens, M nodes, B batched leaves, n queries of a call, m its keys.
+Shape suffixes: T trie tokens, M nodes, K states that are read, n queries of a call, m its keys.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-# Measured on CPU: below BLOCK keys the smaller products cost more than the triangle saves; above SHORT tokens a call of
-# its own is no longer dominated by its overhead. WASTE bounds the padding of a batch of leaves.
-BLOCK = 256
+# A windowed call masks at most n x BLOCK pairs, so a long context costs no more than its window.
+BLOCK = 512
+# Above SHORT tokens a leaf's own call is no longer dominated by its overhead (measured on CPU: batching 240 leaves of 2
+# to 8 tokens halves their layer's attention). WASTE bounds the padding of a batch of leaves.
 SHORT = 64
 WASTE = 1.25
 
@@ -33,11 +39,12 @@ WASTE = 1.25
 class Call:
     """One attention call: queries (a slice, or indices where a window leaves gaps), keys, and how they see each other.
 
-    keep: bool [n, m] or None: None is the top-left causal rule.
+    keep: bool [n, m] or None; without it `causal` says whether the top-left causal rule holds or all is seen.
     """
 
     queries: slice | torch.Tensor
     keys: slice
+    causal: bool = True
     keep: torch.Tensor | None = None
 
 
@@ -45,8 +52,8 @@ class Call:
 class Leaves:
     """Short leaves of one level as a padded batch, each causal in itself.
 
-    gather: trie index [B * longest] of every cell, padding included (any token: nobody looks at it); real: the cells
-    that are tokens, in the order of `tokens`, their trie indices; padding: bool [B * longest].
+    gather: trie index [batch * longest] of every cell, padding included (any token: nobody looks at it); real: the
+    cells that are tokens, in the order of `tokens`, their trie indices; padding: bool [batch * longest].
     """
 
     batch: int
@@ -66,115 +73,139 @@ class Level:
 
 @dataclass(eq=False)
 class Layout:
-    """A trie as attention sees it: nodes [M, 4] (start, end, stop, parent), depth of each token, and the plans made so
-    far.
+    """A trie as attention sees it: nodes [M, 4] (start, end, stop, parent), depth of each token, and what is read of
+    it.
 
-    `kernel` names what computes: "flash" (CPU), "plain" (anywhere) or "flex" (CUDA).
+    `read` are the trie indices of the states that somebody reads, ascending [K]. `made` holds the plans made so far.
     """
 
     nodes: np.ndarray
     positions: np.ndarray
+    read: np.ndarray
     device: torch.device
-    kernel: str
-    windows: set[int | None] = field(default_factory=set)
-    made: dict[object, object] = field(default_factory=dict)
+    made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def tokens(self) -> int:
         """Trie tokens."""
         return int(self.positions.size)
 
-    def plan(self, window: int | None) -> tuple[Level, ...]:
-        """The levels of calls under a sliding window (None: unlimited); cached."""
-        if window is not None and window > int(self.positions.max(initial=0)):
-            window = None
-        if window not in self.made:
-            self.made[window] = _plan(self, window)
-        plan = self.made[window]
-        assert isinstance(plan, tuple)
+    def effective(self, window: int | None) -> int | None:
+        """The window, or None where it hides nothing from anybody."""
+        return None if window is None or window > int(self.positions.max(initial=0)) else window
+
+    def plan(self, window: int | None, last: bool = False) -> tuple[Level, ...]:
+        """The levels of calls under a sliding window (None: unlimited), for the last layer or one before it; cached."""
+        name = (self.effective(window), last and self.read.size < self.tokens)
+        if name not in self.made:
+            self.made[name] = _plan(self, *name)
+        plan: tuple[Level, ...] = self.made[name]
         return plan
 
 
-def _plan(layout: Layout, window: int | None) -> tuple[Level, ...]:
-    levels: list[list[tuple[np.ndarray | slice, slice, bool]]] = []
-    first: list[int] = []
+@dataclass(frozen=True)
+class _Piece:
+    """A call while it is planned: query indices, keys [start, end), and whether the window bites."""
+
+    queries: np.ndarray
+    start: int
+    end: int
+    masked: bool
+
+    @property
+    def alone(self) -> bool:
+        """Are the queries the keys themselves?"""
+        return not self.masked and self.queries.size == self.end - self.start and self.queries[0] == self.start
+
+
+def _plan(layout: Layout, window: int | None, last: bool) -> tuple[Level, ...]:
+    levels: list[list[_Piece]] = []
+    below: list[int] = []
     for start, end, stop, parent in layout.nodes.tolist():
-        level = 0 if parent < 0 else first[parent]
-        pieces = max(1, -(-(end - start) // BLOCK))
-        for cut in range(pieces):
-            a, b = (start + (end - start) * i // pieces for i in (cut, cut + 1))
-            levels.extend([] for _ in range(level + cut + 1 - len(levels)))
-            levels[level + cut].append(_queries(layout.positions, a, b, stop, window))
-        first.append(level + pieces)
-    return tuple(_level(layout, pieces, window) for pieces in levels)
+        first = start
+        if last:
+            at = int(np.searchsorted(layout.read, start))
+            first = int(layout.read[at]) if at < layout.read.size else stop
+        cuts = {start, end, *((first,) if start < first < end - 1 else ())}
+        if window is not None:
+            cuts.update(range(start, end, BLOCK))
+        level = 0 if parent < 0 else below[parent]
+        ordered = sorted(cuts)
+        for a, b in itertools.pairwise(ordered):
+            piece = _piece(layout.positions, a, b, max(a, first), stop, window)
+            if piece.queries.size:
+                levels.extend([] for _ in range(level + 1 - len(levels)))
+                levels[level].append(piece)
+            level += 1
+        below.append(level)
+    return tuple(_level(layout, pieces, window) for pieces in levels if pieces)
 
 
-def _queries(
-    positions: np.ndarray, start: int, end: int, stop: int, window: int | None
-) -> tuple[np.ndarray | slice, slice, bool]:
-    """Queries of the keys [start, end), the keys, and whether the window hides some key from some query."""
+def _piece(positions: np.ndarray, start: int, end: int, first: int, stop: int, window: int | None) -> _Piece:
+    """Keys [start, end) and those of the queries [first, stop) that see any of them."""
+    queries = np.arange(first, stop)
     if window is None:
-        return slice(start, stop), slice(start, end), False
-    depth = positions[start:stop]
-    seen = np.flatnonzero(depth < positions[end - 1] + window)
-    masked = bool(depth[seen].max() >= depth[0] + window)
-    whole = seen.size == seen[-1] + 1
-    return slice(start, start + seen.size) if whole else seen + start, slice(start, end), masked or not whole
+        return _Piece(queries, start, end, False)
+    queries = queries[positions[first:stop] < positions[end - 1] + window]
+    farthest = positions[queries].max(initial=0)
+    return _Piece(queries, start, end, bool(farthest >= positions[start] + window))
 
 
-def _level(layout: Layout, pieces: list[tuple[np.ndarray | slice, slice, bool]], window: int | None) -> Level:
-    short = [
-        keys
-        for queries, keys, masked in pieces
-        if not masked and queries == keys and keys.stop - keys.start <= SHORT and layout.kernel == "flash"
-    ]
-    batches = _batches(short)
-    batched = {keys.start for batch in batches for keys in batch}
+def _level(layout: Layout, pieces: list[_Piece], window: int | None) -> Level:
+    batches = _batches([piece for piece in pieces if piece.alone and piece.end - piece.start <= SHORT])
+    batched = {piece.start for batch in batches for piece in batch}
     calls: list[Call | Leaves] = []
     rows: list[np.ndarray] = []
-    for queries, keys, masked in pieces:
-        if keys.start in batched:
-            continue
-        index = np.arange(queries.start, queries.stop) if isinstance(queries, slice) else queries
-        keep = None
-        if masked:
-            assert window is not None
-            distance = layout.positions[index][:, None] - layout.positions[keys][None, :]
-            keep = torch.from_numpy((distance >= 0) & (distance < window)).to(layout.device)
-        where = queries if isinstance(queries, slice) else torch.from_numpy(queries).to(layout.device)
-        calls.append(Call(where, keys, keep))
-        rows.append(index)
+    for piece in pieces:
+        if piece.start not in batched:
+            calls.append(_call(layout, piece, window))
+            rows.append(piece.queries)
     for batch in batches:
         leaves, tokens = _leaves(batch, layout.device)
         calls.append(leaves)
         rows.append(tokens)
-    index = np.concatenate(rows)
-    if index.size == layout.tokens and (np.diff(index) == 1).all():
-        return Level(tuple(calls), None)
+    where = _where(np.concatenate(rows), layout.device)
+    whole = isinstance(where, slice) and where.stop - where.start == layout.tokens
+    return Level(tuple(calls), None if whole else where)
+
+
+def _where(index: np.ndarray, device: torch.device) -> slice | torch.Tensor:
+    """Indices as a slice where they are one run."""
     if (np.diff(index) == 1).all():
-        return Level(tuple(calls), slice(int(index[0]), int(index[-1]) + 1))
-    return Level(tuple(calls), torch.from_numpy(index).to(layout.device))
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return torch.from_numpy(index).to(device)
 
 
-def _batches(leaves: list[slice]) -> list[list[slice]]:
-    """Leaves of similar length together: each batch at least two, its padded area at most WASTE times its tokens."""
-    batches: list[list[slice]] = []
-    area = 0
-    for leaf in sorted(leaves, key=lambda s: s.start - s.stop):
-        length = leaf.stop - leaf.start
-        longest = batches[-1][0].stop - batches[-1][0].start if batches else 0
+def _call(layout: Layout, piece: _Piece, window: int | None) -> Call:
+    keys = slice(piece.start, piece.end)
+    queries = _where(piece.queries, layout.device)
+    # A run that begins with the first key is causal as it stands; one that begins at the last key or later sees all.
+    first = int(piece.queries[0])
+    if not piece.masked and isinstance(queries, slice) and (first == piece.start or first >= piece.end - 1):
+        return Call(queries, keys, causal=first == piece.start)
+    distance = layout.positions[piece.queries][:, None] - layout.positions[keys][None, :]
+    keep = (distance >= 0) & (distance < (window or layout.tokens + 1))
+    return Call(queries, keys, causal=False, keep=torch.from_numpy(keep).to(layout.device))
+
+
+def _batches(leaves: list[_Piece]) -> list[list[_Piece]]:
+    """Leaves of similar length together: at least two each, their padded area at most WASTE times their tokens."""
+    batches: list[list[_Piece]] = []
+    longest = area = 0
+    for leaf in sorted(leaves, key=lambda piece: piece.start - piece.end):
+        length = leaf.end - leaf.start
         if batches and (len(batches[-1]) + 1) * longest <= WASTE * (area + length):
             batches[-1].append(leaf)
             area += length
         else:
             batches.append([leaf])
-            area = length
+            longest = area = length
     return [batch for batch in batches if len(batch) > 1]
 
 
-def _leaves(batch: list[slice], device: torch.device) -> tuple[Leaves, np.ndarray]:
-    starts = np.array([s.start for s in batch])
-    lengths = np.array([s.stop - s.start for s in batch])
+def _leaves(batch: list[_Piece], device: torch.device) -> tuple[Leaves, np.ndarray]:
+    starts = np.array([piece.start for piece in batch])
+    lengths = np.array([piece.end - piece.start for piece in batch])
     cell = np.arange(int(lengths.max()))[None, :]
     inside = cell < lengths[:, None]
     gather = np.where(inside, starts[:, None] + cell, starts[:, None]).ravel()

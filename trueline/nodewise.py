@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from trueline.layout import Call, Layout, Leaves
+from trueline.layout import Call, Leaves, Level
 
 Tensor = torch.Tensor
 
@@ -30,8 +30,10 @@ Tensor = torch.Tensor
 class Kernel:
     """One attention call and its backward.
 
-    forward(q, k, v, keep, scale) -> out, lse. backward(grad, q, k, v, out, lse, keep, scale) -> dq, dk, dv, where out
-    and lse may come from a softmax over more keys than these. keep: bool [n, m]; None is top-left causal.
+    forward(q, k, v, causal, keep, scale) -> out, lse.
+    backward(grad, q, k, v, out, lse, causal, keep, scale) -> dq, dk, dv, where out and lse may come from a softmax
+    over more keys than these. causal: the top-left rule; keep: bool [n, m] in its stead; neither: every query sees
+    every key.
     """
 
     forward: Callable[..., tuple[Tensor, Tensor]]
@@ -42,46 +44,67 @@ def _bias(keep: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if keep is None else torch.zeros_like(keep, dtype=dtype).masked_fill_(~keep, float("-inf"))
 
 
-def _flash_forward(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def _flash_forward(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, keep: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, keep is None, attn_mask=_bias(keep, q.dtype), scale=scale
+        q, k, v, 0.0, causal, attn_mask=_bias(keep, q.dtype), scale=scale
     )
     return out, lse
 
 
 def _flash_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, keep: Tensor | None, scale: float
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    causal: bool,
+    keep: Tensor | None,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        grad, q, k, v, out, lse, 0.0, keep is None, attn_mask=_bias(keep, q.dtype), scale=scale
+        grad, q, k, v, out, lse, 0.0, causal, attn_mask=_bias(keep, q.dtype), scale=scale
     )
     return dq, dk, dv
 
 
 def _probabilities(
-    q: Tensor, k: Tensor, keep: Tensor | None, scale: float, lse: Tensor | None
+    q: Tensor, k: Tensor, causal: bool, keep: Tensor | None, scale: float, lse: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Softmax weights [b, K, H/K, n, m] (under `lse` if given) and their log-sum-exp [b, K, H/K, n]."""
     wide = torch.promote_types(q.dtype, torch.float32)
     grouped = q.to(wide).unflatten(1, (k.shape[1], -1))
     scores = grouped @ k.to(wide).unsqueeze(2).transpose(-1, -2) * scale
-    if keep is None:
+    if causal:
         keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    scores = scores.masked_fill(~keep, float("-inf"))
+    if keep is not None:
+        scores = scores.masked_fill(~keep, float("-inf"))
     lse = scores.logsumexp(-1) if lse is None else lse.unflatten(1, (k.shape[1], -1))
     return (scores - lse.unsqueeze(-1)).exp(), lse
 
 
-def _plain_forward(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    weights, lse = _probabilities(q, k, keep, scale, None)
+def _plain_forward(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, keep: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    weights, lse = _probabilities(q, k, causal, keep, scale, None)
     out = weights @ v.to(weights.dtype).unsqueeze(2)
     return out.flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
 
 
 def _plain_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, keep: Tensor | None, scale: float
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    causal: bool,
+    keep: Tensor | None,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    weights, _ = _probabilities(q, k, keep, scale, lse)
+    weights, _ = _probabilities(q, k, causal, keep, scale, lse)
     wide, heads = weights.dtype, (k.shape[1], -1)
     grad, out, grouped = (x.to(wide).unflatten(1, heads) for x in (grad, out, q))
     dv = (weights.transpose(-1, -2) @ grad).sum(2)
@@ -97,11 +120,9 @@ PLAIN = Kernel(_plain_forward, _plain_backward)
 KERNELS = {"flash": FLASH, "plain": PLAIN}
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
-    """Attention output [1, T, H, D of v] of q [1, H, T, D], k [1, K, T, D], v over the trie that `layout` plans."""
-    out_THD = _Nodewise.apply(
-        *(x[0].transpose(0, 1) for x in (q, k, v)), layout.plan(window), KERNELS[layout.kernel], scale
-    )
+def attend(q: Tensor, k: Tensor, v: Tensor, plan: tuple[Level, ...], kernel: Kernel, scale: float) -> Tensor:
+    """Attention output [1, T, H, D of v] of q [1, H, T, D], k [1, K, T, D], v over the trie that `plan` is for."""
+    out_THD = _Nodewise.apply(*(x[0].transpose(0, 1) for x in (q, k, v)), plan, kernel, scale)
     return out_THD.unsqueeze(0)
 
 
@@ -152,11 +173,8 @@ class _Nodewise(torch.autograd.Function):
         saved = ctx.saved_tensors
         q_THD, k_TKD, v_TKD = saved[:3]
         grad_THD = grads[0].contiguous()
-        dq = torch.empty_like(q_THD, memory_format=torch.contiguous_format)
-        dk = torch.empty_like(k_TKD, memory_format=torch.contiguous_format)
-        dv = torch.empty_like(v_TKD, memory_format=torch.contiguous_format)
-        if ctx.plan[0].rows is not None:
-            dq.zero_()
+        whole = ctx.plan[0].rows is None
+        dq, dk, dv = (x.new_empty(x.shape) if whole else x.new_zeros(x.shape) for x in (q_THD, k_TKD, v_TKD))
         for depth, level in enumerate(ctx.plan):
             parts = []
             for call in level.calls:
@@ -192,10 +210,10 @@ def _call(
     """Output [n, H, D] and log-sum-exp [n, H] of one call."""
     if isinstance(call, Call):
         q, k, v = _take(q_THD, call.queries), k_TKD[call.keys], v_TKD[call.keys]
-        out, lse = kernel.forward(*(_heads_first(x) for x in (q, k, v)), call.keep, scale)
+        out, lse = kernel.forward(*(_heads_first(x) for x in (q, k, v)), call.causal, call.keep, scale)
         return _tokens_first(out), _tokens_first(lse)
     padded = (_heads_first(x.index_select(0, call.gather), call.batch) for x in (q_THD, k_TKD, v_TKD))
-    out, lse = kernel.forward(*padded, None, scale)
+    out, lse = kernel.forward(*padded, True, None, scale)
     return _tokens_first(out).index_select(0, call.real), _tokens_first(lse).index_select(0, call.real)
 
 
@@ -208,13 +226,13 @@ def _call_backward(
         grad, q, out = (_heads_first(_take(x, call.queries)) for x in (grad_THD, q_THD, out_THD))
         k, v = (_heads_first(x[call.keys]) for x in (k_TKD, v_TKD))
         lse = _take(lse_TH, call.queries).t().unsqueeze(0)
-        dq, dk, dv = kernel.backward(grad, q, k, v, out, lse, call.keep, scale)
+        dq, dk, dv = kernel.backward(grad, q, k, v, out, lse, call.causal, call.keep, scale)
         return _tokens_first(dq), _tokens_first(dk), _tokens_first(dv)
     every = (grad_THD, q_THD, k_TKD, v_TKD, out_THD)
     grad, q, k, v, out = (_heads_first(x.index_select(0, call.gather), call.batch) for x in every)
     # A padded query must weigh nothing: an infinite log-sum-exp makes its probabilities exactly zero.
     lse = lse_TH.index_select(0, call.gather).masked_fill_(call.padding.unsqueeze(-1), float("inf"))
     lse = lse.unflatten(0, (call.batch, -1)).transpose(1, 2)
-    gradients = kernel.backward(grad, q, k, v, out, lse, None, scale)
+    gradients = kernel.backward(grad, q, k, v, out, lse, True, None, scale)
     dq, dk, dv = (_tokens_first(x).index_select(0, call.real) for x in gradients)
     return dq, dk, dv

@@ -94,7 +94,7 @@ class Trie:
     entry_row_E: torch.Tensor
     entry_seq_E: torch.Tensor
     last_N: torch.Tensor
-    layouts: dict[str, Layout] = field(default_factory=dict, repr=False)
+    layouts: dict[frozenset[str], Layout] = field(default_factory=dict, repr=False)
 
     @property
     def n(self) -> int:
@@ -119,11 +119,14 @@ class Trie:
         }
         return replace(self, layouts={}, **moved)
 
-    def layout(self, kernel: str) -> Layout:
+    def layout(self, want: frozenset[str]) -> Layout:
         """What attention needs to know of this trie; made once, with the plans that layers have asked for."""
-        if kernel not in self.layouts:
-            self.layouts[kernel] = Layout(self.nodes, self.positions_T.cpu().numpy(), self.tokens_T.device, kernel)
-        return self.layouts[kernel]
+        if want not in self.layouts:
+            read = [self.state_S] * ("logps" in want) + [self.last_N] * ("last_hidden" in want)
+            read_K = torch.cat(read or [self.state_S[:0]]).unique()
+            arrays = (self.nodes, self.positions_T.cpu().numpy(), read_K.cpu().numpy())
+            self.layouts[want] = Layout(*arrays, device=self.tokens_T.device)
+        return self.layouts[want]
 
 
 @dataclass(eq=False)
@@ -312,11 +315,10 @@ def forward(model: Any, trie: Trie, want: frozenset[str] = LOGPS, chunk: int = 0
     if not path.head:
         return padded_forward(model, trie.sequences, want)
     if path.kernel:
-        inputs: dict[str, Any] = {"input_ids": trie.tokens_T[None], "position_ids": trie.positions_T[None]}
-        inputs["trie"] = trie.layout(path.kernel)
+        inputs = {"input_ids": trie.tokens_T[None], "position_ids": trie.positions_T[None]}
         read = _Reader(trie.state_S, trie.row_state_R, trie.target_R, trie.last_N, want, attention.after(model), chunk)
-        with attention.passing():
-            logps_R, last_ND = read.run(model, inputs)
+        with attention.passing(trie.layout(want), path.kernel, path.last) as given:
+            logps_R, last_ND = read.run(model, {**inputs, "trie": given})
         entries = slice(None if "logps" in want else 0)
         return Outputs(logps_R.index_select(0, trie.entry_row_E[entries]), trie.entry_seq_E[entries], trie.n, last_ND)
     ids_NL, real_NL = _pad(trie.sequences, trie.tokens_T.device)
