@@ -1,0 +1,143 @@
+"""From logits to tokens: the sampling distribution, and random numbers that depend on nothing but what they are for.
+
+Every number is a function of (seed, prompt, which of its answers, which token), so that an answer does not depend on
+what else is drawn beside it, on the order, or on where a killed run went on. A token is read off the distribution's
+cumulative sum by one such number.
+
+Shape suffixes: N rows, V vocabulary, k the slice of likeliest tokens that is looked at, B blocks of a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trueline.sample.protocol import Sampling
+
+Tensor = torch.Tensor
+
+SLICE = 64  # likeliest tokens that top-p looks at first
+BLOCK = 64  # tokens whose probabilities are summed before the cumulative sum over blocks
+
+
+def stream(seed: int, prompt: str, index: int) -> int:
+    """The 64-bit key of the random numbers of answer `index` to a prompt, by its id."""
+    text = f"{seed}\0{prompt}\0{index}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+
+
+def uniforms(keys_N: np.ndarray, counts_N: np.ndarray) -> np.ndarray:
+    """Number `counts_N` of each stream, float64 in (0, 1).
+
+    SplitMix64 (Steele, Lea and Flood 2014), whose state is a counter: any number of a stream is had without the ones
+    before it.
+    """
+    with np.errstate(over="ignore"):
+        z = keys_N + (counts_N.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return ((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Draws one token per row as `sampling` says; `ends` are the tokens that end an answer."""
+
+    sampling: Sampling
+    ends: tuple[int, ...]
+
+    def __call__(self, logits_NV: Tensor, keys_N: np.ndarray, counts_N: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Tokens (int64) and their natural log-probs at temperature 1, both [N].
+
+        counts_N: how many tokens each answer has already.
+        """
+        logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+        norm_N = torch.logsumexp(logits_NV, -1)
+        allowed_NV = self._allowed(logits_NV, counts_N)
+        if self.sampling.greedy:
+            token_N = allowed_NV.argmax(-1)
+        else:
+            u_N = torch.from_numpy(uniforms(keys_N, counts_N)).to(logits_NV.device, logits_NV.dtype)
+            token_N = self._draw(allowed_NV, u_N)
+        return token_N, logits_NV.gather(1, token_N[:, None])[:, 0] - norm_N
+
+    def _allowed(self, logits_NV: Tensor, counts_N: np.ndarray) -> Tensor:
+        """Without the tokens that end an answer, in rows that are still too short."""
+        short_N = counts_N < self.sampling.min_tokens
+        if not short_N.any() or not self.ends:
+            return logits_NV
+        banned = logits_NV.new_zeros(logits_NV.shape)
+        rows = torch.from_numpy(np.flatnonzero(short_N)).to(logits_NV.device)
+        ends = torch.tensor(self.ends, device=logits_NV.device)
+        banned[rows[:, None], ends] = float("-inf")
+        return logits_NV + banned
+
+    def _draw(self, logits_NV: Tensor, u_N: Tensor) -> Tensor:
+        if self.sampling.temperature != 1:
+            logits_NV = logits_NV / self.sampling.temperature
+        vocabulary = logits_NV.shape[-1]
+        if 0 < self.sampling.top_k < vocabulary:
+            top_Nk, token_Nk = logits_NV.topk(self.sampling.top_k)
+            p_Nk = nucleus(torch.softmax(top_Nk, -1), self.sampling.top_p)
+            return token_Nk.gather(1, invert(p_Nk, u_N)[:, None])[:, 0]
+        if self.sampling.top_p < 1:
+            return self._draw_nucleus(torch.softmax(logits_NV, -1), u_N)
+        return invert_blocks((logits_NV - logits_NV.amax(-1, keepdim=True)).exp_(), u_N)
+
+    def _draw_nucleus(self, p_NV: Tensor, u_N: Tensor) -> Tensor:
+        """Top-p by looking at a slice of likeliest tokens, and at a longer one for rows whose slice falls short."""
+        top_p, vocabulary = self.sampling.top_p, p_NV.shape[-1]
+        token_N = torch.empty(p_NV.shape[0], dtype=torch.int64, device=p_NV.device)
+        left = torch.arange(p_NV.shape[0], device=p_NV.device)
+        k = min(SLICE, vocabulary)
+        while left.numel():
+            p_Nk, token_Nk = p_NV.index_select(0, left).topk(k)
+            enough = p_Nk.sum(-1) >= top_p if k < vocabulary else torch.ones_like(left, dtype=torch.bool)
+            done = left[enough]
+            drawn = invert(nucleus(p_Nk[enough], top_p), u_N[done])
+            token_N[done] = token_Nk[enough].gather(1, drawn[:, None])[:, 0]
+            left, k = left[~enough], min(8 * k, vocabulary)
+        return token_N
+
+
+def nucleus(p_Nk: Tensor, top_p: float) -> Tensor:
+    """Probabilities in falling order, those outside the smallest set that reaches `top_p` set to 0.
+
+    A token is in the set when those before it do not reach `top_p` yet; the first always is.
+    """
+    if top_p >= 1:
+        return p_Nk
+    before_Nk = p_Nk.cumsum(-1) - p_Nk
+    outside = before_Nk >= top_p
+    outside[:, :1] = False
+    return p_Nk.masked_fill(outside, 0.0)
+
+
+def invert(p_Nk: Tensor, u_N: Tensor) -> Tensor:
+    """The index at which the cumulative sum of weights (not normalised) passes the share u of their total."""
+    cumulative_Nk = p_Nk.cumsum(-1)
+    at_N = (cumulative_Nk <= u_N[:, None] * cumulative_Nk[:, -1:]).sum(-1)
+    # Rounding may leave the last weights of a row without room; the last one above 0 then takes it.
+    last_N = p_Nk.shape[1] - 1 - (p_Nk > 0).flip(-1).to(torch.uint8).argmax(-1)
+    return torch.minimum(at_N, last_N)
+
+
+def invert_blocks(p_NV: Tensor, u_N: Tensor) -> Tensor:
+    """`invert` over a whole vocabulary: first the block of tokens, then the token in it."""
+    n, vocabulary = p_NV.shape
+    blocks = -(-vocabulary // BLOCK)
+    if blocks * BLOCK != vocabulary:
+        p_NV = torch.nn.functional.pad(p_NV, (0, blocks * BLOCK - vocabulary))
+    p_NBb = p_NV.view(n, blocks, BLOCK)
+    sums_NB = p_NBb.sum(-1)
+    block_N = invert(sums_NB, u_N)
+    cumulative_NB = sums_NB.cumsum(-1)
+    chosen = block_N[:, None]
+    before_N = (cumulative_NB - sums_NB).gather(1, chosen)[:, 0]
+    inside_N = (u_N * cumulative_NB[:, -1] - before_N) / sums_NB.gather(1, chosen)[:, 0]
+    p_Nb = p_NBb.gather(1, block_N[:, None, None].expand(n, 1, BLOCK))[:, 0]
+    return block_N * BLOCK + invert(p_Nb, inside_N.clamp(0, 1))

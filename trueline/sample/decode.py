@@ -1,0 +1,376 @@
+"""The decode loop: many answers written at once by one model, each prompt read once.
+
+Prompts are read ahead in blocks, as a trie (a prompt with many answers, and what prompts share, is one prefill), and
+their keys and values kept until there is room. Answers are written in slots, one token per step each; an answer that
+ends makes room for the next one in the queue, and when the queue is empty the others close ranks, so that no step
+computes what nobody reads.
+
+Which token is taken is `choose`'s business, keys and values are `cache`'s, text is the engine's.
+
+Shape suffixes: N answers waiting or slots in use, V vocabulary, P prompts of a block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from trueline import attention as tries
+from trueline import trie as tokens
+from trueline.sample import cache as caches
+from trueline.sample.cache import Cache, Prefilled, Segment
+from trueline.sample.choose import Chooser
+from trueline.sample.protocol import Sampling
+
+Tensor = torch.Tensor
+
+log = logging.getLogger("trueline")
+
+LAST = frozenset({"last_hidden"})
+# A stretch of prompt is held once, apart from the slots, where at least so many answers share so many tokens: each one
+# costs a few small calls per layer and step. Measured on CPU.
+SHARED_ROWS = 8
+SHARED_TOKENS = 16
+CACHE_BYTES = 4 << 30  # bounds the slots: fewer answers at once where they are long
+
+
+@dataclass(eq=False)
+class Task:
+    """One answer to be written: to which prompt, and the key of its random numbers."""
+
+    prompt: int
+    key: int
+
+
+@dataclass(eq=False)
+class Written:
+    """One answer: its tokens (the one that ended it included), their log-probs, and how it ended."""
+
+    tokens: list[int]
+    logps: list[float]
+    stopped: Literal["stop", "length"]
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """An answer with its first token chosen, waiting for a slot."""
+
+    task: int
+    token: int
+    cells: np.ndarray
+    segments: tuple[Segment, ...]
+    source: Prefilled
+    position: int
+
+
+@dataclass(eq=False)
+class Decoder:
+    """Writes answers with `model`.
+
+    prompts: token ids. tasks: the answers, those of one prompt next to each other. ends: tokens that end an answer.
+    ended: given the tokens of an answer, whether the last one completes a stop text. rows: slots. ahead: trie tokens read
+    per block.
+    """
+
+    model: Any
+    prompts: Sequence[np.ndarray]
+    tasks: Sequence[Task]
+    choose: Chooser
+    max_tokens: int
+    ended: Callable[[list[int]], bool] | None = None
+    rows: int = 64
+    ahead: int = 8192
+    written: list[Written | None] = field(default_factory=list)
+
+    def run(self) -> list[Written]:
+        """All answers, in the order of the tasks."""
+        self.device = next(self.model.parameters()).device
+        self.written = [None] * len(self.tasks)
+        self.said: list[list[int]] = [[] for _ in self.tasks]
+        self.logps: list[list[float]] = [[] for _ in self.tasks]
+        self.rows = min(self.rows, len(self.tasks))
+        self.cache = Cache(self.rows, self.device)
+        self.waiting: deque[_Waiting] = deque()
+        self.blocks = deque(self._blocks())
+        self.keys = np.array([task.key for task in self.tasks], dtype=np.uint64)
+        # Of each slot in use: its task, tokens held, position of the next token, the token to read next.
+        self.task_N = np.zeros(0, np.int64)
+        self.held_N = np.zeros(0, np.int64)
+        self.position_N = np.zeros(0, np.int64)
+        self.token_N = np.zeros(0, np.int64)
+        self.chains: list[tuple[Segment, ...]] = []
+        with torch.inference_mode(), decoding(self.model):
+            self._fill()
+            while self.task_N.size:
+                self._step()
+        return [answer for answer in self.written if answer is not None]
+
+    # --- prompts -----------------------------------------------------------------------------------------------------
+
+    def _blocks(self) -> Iterator[list[int]]:
+        """Tasks whose prompts are read together: enough for all slots, and at most `ahead` trie tokens."""
+        used = list(dict.fromkeys(task.prompt for task in self.tasks))
+        of: dict[int, list[int]] = {prompt: [] for prompt in used}
+        for index, task in enumerate(self.tasks):
+            of[task.prompt].append(index)
+        for part in tokens.pack([[_sequence(self.prompts[p])] for p in used], self.ahead):
+            block: list[int] = []
+            for at in part:
+                block += of[used[at]]
+                if len(block) >= self.rows:
+                    yield block
+                    block = []
+            if block:
+                yield block
+
+    def _read(self, block: list[int]) -> None:
+        """Read the prompts of a block and choose the first token of its answers."""
+        prompts = list(dict.fromkeys(self.tasks[i].prompt for i in block))
+        batch = tokens.build([_sequence(self.prompts[p]) for p in prompts]).to(self.device)
+        logits_PV, source = prefill(self.model, self.cache, batch)
+        row_of = {prompt: row for row, prompt in enumerate(prompts)}
+        rows = np.array([row_of[self.tasks[i].prompt] for i in block])
+        logits_NV = logits_PV.index_select(0, torch.from_numpy(rows).to(self.device))
+        ids = np.array(block)
+        chosen, logps = self.choose(logits_NV, self.keys[ids], np.zeros(len(block), np.int64))
+        chain_of = self._chains(batch, rows, source)
+        ended = self._record(ids, chosen.tolist(), logps.tolist())
+        for index, row, token, over in zip(block, rows.tolist(), chosen.tolist(), ended, strict=True):
+            if not over:
+                segments, cells = chain_of[row]
+                length = len(self.prompts[self.tasks[index].prompt])
+                self.waiting.append(_Waiting(index, token, cells, segments, source, length))
+
+    def _chains(
+        self, batch: tokens.Trie, rows: np.ndarray, source: Prefilled
+    ) -> list[tuple[tuple[Segment, ...], np.ndarray]]:
+        """Per prompt of a block: the segments it sees, and the trie indices of the rest of it.
+
+        rows: the prompt of each answer. A layer that sees only a window of the past cannot share segments that lie
+        partly out of sight, so they are made only where the window reaches over everything.
+        """
+        reach = max(len(p) for p in self.prompts) + self.max_tokens
+        may_share = all(window >= reach for window in source.windows)
+        paths = [_path(batch.nodes, int(last)) for last in batch.last_N.tolist()]
+        answers = np.zeros(len(batch.nodes), np.int64)
+        for row in rows.tolist():
+            answers[[node for node, _, _ in paths[row]]] += 1
+        segments: dict[int, Segment] = {}
+        out = []
+        for path in paths:
+            chain: list[Segment] = []
+            cells: list[np.ndarray] = []
+            for node, start, end in path:
+                whole = end == batch.nodes[node, 1]
+                enough = answers[node] >= SHARED_ROWS and end - start >= SHARED_TOKENS
+                if may_share and not cells and whole and enough:
+                    if node not in segments:
+                        segments[node] = source.segment(start, end)
+                    chain.append(segments[node])
+                else:
+                    cells.append(np.arange(start, end))
+            out.append((tuple(chain), np.concatenate(cells) if cells else np.zeros(0, np.int64)))
+        return out
+
+    # --- slots -------------------------------------------------------------------------------------------------------
+
+    def _fill(self, free: np.ndarray | None = None) -> None:
+        """Give free slots (those named, and those never used) to waiting answers; close ranks over what stays free."""
+        free = np.zeros(0, np.int64) if free is None else free
+        unused = np.arange(self.task_N.size, self.rows)
+        slots = np.concatenate([free, unused])
+        while len(self.waiting) < slots.size and self.blocks:
+            self._read(self.blocks.popleft())
+        new = [self.waiting.popleft() for _ in range(min(slots.size, len(self.waiting)))]
+        if new:
+            self._admit(slots[: len(new)], new)
+        left = free[len(new) :]
+        if left.size:
+            self._close(left)
+        if new or left.size:
+            self._share()
+
+    def _admit(self, slots: np.ndarray, new: list[_Waiting]) -> None:
+        more = max(0, int(slots.max()) + 1 - self.task_N.size)
+        for name in ("task_N", "held_N", "position_N", "token_N"):
+            setattr(self, name, np.concatenate([getattr(self, name), np.zeros(more, np.int64)]))
+        self.chains += [()] * more
+        start = 0
+        while start < len(new):
+            source = new[start].source
+            stop = next((i for i in range(start, len(new)) if new[i].source is not source), len(new))
+            self.cache.ensure(1, source)
+            self.cache.admit(slots[start:stop], [w.cells for w in new[start:stop]], source)
+            start = stop
+        self.like = new[-1].source
+        self.task_N[slots] = [w.task for w in new]
+        self.held_N[slots] = [len(w.cells) for w in new]
+        self.position_N[slots] = [w.position for w in new]
+        self.token_N[slots] = [w.token for w in new]
+        for slot, waited in zip(slots.tolist(), new, strict=True):
+            self.chains[slot] = waited.segments
+
+    def _close(self, left: np.ndarray) -> None:
+        """Move the last slots in use into the free ones before them."""
+        keep = self.task_N.size - left.size
+        holes = left[left < keep]
+        tail = np.setdiff1d(np.arange(keep, self.task_N.size), left)
+        if holes.size:
+            self.cache.move(tail, holes, int(self.held_N[tail].max()))
+            for name in ("task_N", "held_N", "position_N", "token_N"):
+                getattr(self, name)[holes] = getattr(self, name)[tail]
+            for hole, slot in zip(holes.tolist(), tail.tolist(), strict=True):
+                self.chains[hole] = self.chains[slot]
+        for name in ("task_N", "held_N", "position_N", "token_N"):
+            setattr(self, name, getattr(self, name)[:keep])
+        del self.chains[keep:]
+
+    def _share(self) -> None:
+        """Tell the cache which slots see which segments."""
+        seen: dict[int, tuple[Segment, list[int]]] = {}
+        for slot, chain in enumerate(self.chains):
+            for segment in chain:
+                seen.setdefault(id(segment), (segment, []))[1].append(slot)
+        for segment, rows in seen.values():
+            everywhere = len(rows) == len(self.chains)
+            segment.rows = None if everywhere else torch.tensor(rows, device=self.device)
+        self.cache.segments = [segment for segment, _ in seen.values()]
+
+    # --- a step ------------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        self.cache.ensure(int(self.held_N.max()) + 1, self.like)
+        self.cache.begin_step(self.held_N)
+        ids = torch.from_numpy(self.token_N).to(self.device)[:, None]
+        positions = torch.from_numpy(self.position_N).to(self.device)[:, None]
+        out = self.model(input_ids=ids, position_ids=positions, slots=self.cache, use_cache=False)
+        self.held_N = self.held_N + 1
+        self.position_N = self.position_N + 1
+        counts = np.array([len(self.said[i]) for i in self.task_N.tolist()])
+        chosen, logps = self.choose(out.logits[:, -1], self.keys[self.task_N], counts)
+        self.token_N = chosen.cpu().numpy().copy()
+        ended = self._record(self.task_N, self.token_N.tolist(), logps.tolist())
+        if any(ended):
+            self._fill(np.flatnonzero(ended))
+
+    def _record(self, tasks: np.ndarray, chosen: list[int], logps: list[float]) -> list[bool]:
+        """Note a token of each answer; which of them are finished."""
+        over = []
+        for index, token, logp in zip(tasks.tolist(), chosen, logps, strict=True):
+            said = self.said[index]
+            said.append(token)
+            self.logps[index].append(logp)
+            stopped: Literal["stop", "length"] | None = None
+            if token in self.choose.ends or (self.ended is not None and self.ended(said)):
+                stopped = "stop"
+            elif len(said) >= self.max_tokens:
+                stopped = "length"
+            if stopped:
+                self.written[index] = Written(said, self.logps[index], stopped)
+            over.append(stopped is not None)
+        return over
+
+
+def _sequence(ids: np.ndarray) -> tokens.Sequence:
+    return tokens.Sequence(ids, np.zeros(len(ids), dtype=bool))
+
+
+def _path(nodes: np.ndarray, last: int) -> list[tuple[int, int, int]]:
+    """(node, start, end) of the trie tokens from the root to token `last`, in order."""
+    node = int(np.searchsorted(nodes[:, 0], last, side="right")) - 1
+    end = last + 1
+    path = []
+    while node >= 0:
+        path.append((node, int(nodes[node, 0]), end))
+        node = int(nodes[node, 3])
+        end = int(nodes[node, 1])
+    return path[::-1]
+
+
+def prefill(model: Any, cache: Cache, batch: tokens.Trie) -> tuple[Tensor, Prefilled]:
+    """Logits after each prompt of a trie [P, V], and the keys and values of all its tokens."""
+    inputs: dict[str, Any] = {"input_ids": batch.tokens_T[None], "position_ids": batch.positions_T[None]}
+    keep = _keeps(type(tries.core(model)))
+    if keep:
+        inputs["logits_to_keep"] = batch.last_N
+    cache.capturing, cache.captured = True, []
+    try:
+        with tries.passing(batch.layout(LAST), tries.path(model).kernel) as given:
+            logits = model(**inputs, trie=given, slots=cache, use_cache=False).logits[0]
+    finally:
+        cache.capturing = False
+    done = Prefilled(cache.captured, {int(w) for w in given.windows if w is not None})
+    cache.captured = []
+    return (logits if keep else logits[batch.last_N]), done
+
+
+def _keeps(kind: type) -> bool:
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+
+
+@contextlib.contextmanager
+def decoding(model: Any) -> Iterator[None]:
+    """For a block, the model attends through `cache.attention`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(caches.NAME, caches.attention)
+    config = tries.core(model).config
+    before = config._attn_implementation
+    config._attn_implementation = caches.NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+MARK = "_trueline_decodes"
+
+
+def proved(model: Any) -> bool:
+    """Whether this loop writes what `model` says; proved on the first call, with one log line where it does not."""
+    inner = tries.core(model)
+    if not hasattr(inner, MARK):
+        reason = _disagreement(model)
+        setattr(inner, MARK, not reason)
+        if reason:
+            log.warning("%s samples through transformers' generate: %s", type(inner).__name__, reason)
+    return bool(getattr(inner, MARK))
+
+
+def _disagreement(model: Any) -> str:
+    """Why our loop cannot be trusted with `model`; "" where its log-probs are those of plain passes.
+
+    Three prompts, two of which share their beginning with each other and have enough answers to be held as segments,
+    over fewer slots than answers.
+    """
+    path = tries.path(model)
+    if not path.kernel:
+        return path.reason
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = np.random.default_rng(0).integers(0, vocabulary, 40)
+    prompts = [ids[:7], np.concatenate([ids[7:27], ids[:3]]), ids[7:31]]
+    tasks = [Task(p, 100 * p + i) for p, n in enumerate((2, SHARED_ROWS, 3)) for i in range(n)]
+    choose = Chooser(Sampling(), ())
+    try:
+        written = Decoder(model, prompts, tasks, choose, 4, rows=SHARED_ROWS).run()
+    except (TypeError, ValueError, RuntimeError, IndexError, AssertionError, tries.Untrieable) as error:
+        said = str(error).splitlines()[0] if str(error) else ""
+        return f"our decode loop raised {type(error).__name__}: {said}"
+    batch = [tokens.Sequence.of(prompts[t.prompt], w.tokens) for t, w in zip(tasks, written, strict=True)]
+    with torch.inference_mode():
+        wanted_E = tokens.padded_forward(model, batch, tokens.LOGPS).logps_E
+    got_E = torch.tensor([logp for w in written for logp in w.logps], device=wanted_E.device)
+    weight = model.get_input_embeddings().weight
+    tolerance = tries.TOLERANCE.get(weight.dtype, tries.LOW_PRECISION)
+    scale = max(1.0, float(wanted_E.abs().mean()))
+    if not bool(((got_E - wanted_E).abs().max() <= 10 * tolerance * scale)):
+        return "its log-probs differ from those of plain passes"
+    return ""

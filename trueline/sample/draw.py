@@ -1,0 +1,91 @@
+"""`draw`: an engine answers prompts, and every prompt with its answers becomes a group.
+
+    samples = draw(policy, prompts, Sampling(n=4, seed=1))
+    taught = draw(world.Teacher(), prompts, Sampling())
+
+Work is cut into shards, so that a killed run loses at most the unfinished one. How an engine writes is its own
+business; what is learned from the groups is a view's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from trueline.errors import UserError
+from trueline.pipeline import Work, stage
+from trueline.records import Completion, Group, Prompt
+from trueline.sample.hf import HF
+from trueline.sample.protocol import Engine, Sampling
+from trueline.store import Groups, Policy, Prompts, shards
+
+
+def _estimate(prompts: Prompts | Groups, sampling: Sampling, **_: Any) -> dict[str, int]:
+    known = prompts.count
+    asked = known.get("groups", known.get("prompts", 0)) if isinstance(prompts, Groups) else known.get("prompts", 0)
+    return {"prompts": asked, "groups": asked, "samples": asked * sampling.n}
+
+
+@stage(Groups, rev=1, label="draw", estimate=_estimate)
+def draw(
+    work: Work,
+    engine: Policy | Engine,
+    prompts: Prompts | Groups,
+    sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+    long: Literal["error", "drop"] = "error",
+    max_dropped: float = 0.1,
+) -> None:
+    """Groups of `sampling.n` answers per prompt, signed by their author.
+
+    engine: who answers; a policy does so through the engine `HF`. prompts: or groups, whose prompts are asked again.
+    long: what becomes of a prompt that leaves no room for the answer in the model's context: "error", or "drop" it
+    with its reason, and stop the run where a share above `max_dropped` was dropped.
+
+    Counted in the record: prompts, groups, samples, tokens (where the engine knows them), cut (answers that did not end
+    within max_tokens), empty (answers without text).
+    """
+    if long not in ("error", "drop"):
+        raise UserError("draw(long=...)", f"got {long!r}", '"error" or "drop"')
+    chosen = HF(engine) if isinstance(engine, Policy) else engine
+    if not isinstance(chosen, Engine):
+        raise UserError("draw(engine)", f"got {engine!r}", "a policy or an engine")
+    asked = [item.prompt if isinstance(item, Group) else item for item in prompts.read()]
+    with contextlib.ExitStack() as stack:
+        opened: list[Engine] = []
+
+        def process(part: Sequence[Prompt]) -> list[Group]:
+            # Opened by the first shard that is not done yet: a run with nothing left to draw loads no model.
+            if not opened:
+                stack.enter_context(chosen)
+                opened.append(chosen)
+            fitting = list(part) if long == "error" else [p for p in part if _fits(work, opened[0], p, sampling)]
+            answers = opened[0].generate(fitting, sampling) if fitting else []
+            return [_group(work, prompt, said, sampling) for prompt, said in zip(fitting, answers, strict=True)]
+
+        made = shards(work, asked, process)
+    work.limit("prompts longer than the model's context", len(asked) - made, len(asked), max_dropped)
+
+
+def _fits(work: Work, engine: Engine, prompt: Prompt, sampling: Sampling) -> bool:
+    too_long = getattr(engine, "too_long", None)
+    error = too_long(prompt, sampling) if too_long else None
+    if error is not None:
+        work.drop(f"{error.got}; {error.wanted}", prompt, error.where)
+    return error is None
+
+
+def _group(work: Work, prompt: Prompt, said: Sequence[Completion], sampling: Sampling) -> Group:
+    if len(said) != sampling.n:
+        raise ValueError(f"the engine gave {len(said)} answers to prompt {prompt.id}, not {sampling.n}")
+    work.count("prompts")
+    work.count("groups")
+    work.count("samples", len(said))
+    for name, n in {
+        "tokens": sum(len(c.tokens or ()) for c in said),
+        "cut": sum(c.stopped == "length" for c in said),
+        "empty": sum(not c.text.strip() for c in said),
+    }.items():
+        if n:
+            work.count(name, n)
+    return Group(prompt, tuple(said))
