@@ -1,0 +1,104 @@
+"""Align any model with pairs you have: SFT on the chosen answers, DPO on the pairs, a report on held-out pairs.
+
+No critic, no network, no code: a model and two files. What is held out is read three ways (see `evaluate/accuracy.py`)
+and answered by every policy, so that the page shows what changed in words too.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from trueline.evaluate.accuracy import accuracy
+from trueline.evaluate.report import Arm, report
+from trueline.models import LoRA, pretrained
+from trueline.prompts.preferences import preferences
+from trueline.prompts.take import take
+from trueline.sample.draw import draw
+from trueline.sample.hf import HF
+from trueline.sample.protocol import Sampling
+from trueline.store import File, Policy, Report
+from trueline.train.objectives.dpo import DPO
+from trueline.train.objectives.sft import SFT
+from trueline.train.score import score
+from trueline.train.stage import train
+from trueline.train.views import Demonstrations, First, Pairs
+
+
+def align(
+    *,
+    base: str,
+    prefs: Path,
+    eval_prefs: Path,
+    loss: Literal["sigmoid", "ipo", "robust"] = "sigmoid",
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    sft_epochs: int = 1,
+    dpo_epochs: int = 1,
+    sft_lr: float = 2e-5,
+    dpo_lr: float = 1e-6,
+    batch_size: int = 32,
+    max_length: int = 1024,
+    max_tokens: int = 128,
+    long: Literal["drop", "cut", "error"] = "drop",
+    max_dropped: float = 0.1,
+    empty: Literal["error", "drop"] = "error",
+    same: Literal["error", "drop"] = "error",
+    chat: Literal["auto", "chatml", "plain"] = "auto",
+    lora_r: int = 0,
+    show: int = 200,
+    seed: int = 0,
+) -> Report:
+    """Align a model with preference pairs and report what that bought on held-out pairs.
+
+    Args:
+        base: a Hugging Face model folder, or a hub id.
+        prefs: training pairs as JSON lines: TRL's preference format, HH-RLHF transcripts or AlpacaEval annotations.
+        eval_prefs: held-out pairs in any of these formats.
+        loss: DPO's loss on a pair.
+        beta: DPO's inverse temperature: larger keeps the policy nearer to SFT.
+        label_smoothing: share of the pairs' labels taken to be wrong, from 0 to 0.5.
+        sft_epochs: passes over the chosen answers; 0 leaves SFT out.
+        dpo_epochs: passes over the pairs.
+        sft_lr: peak learning rate of SFT.
+        dpo_lr: peak learning rate of DPO.
+        batch_size: answers (SFT) or pairs (DPO) per optimiser step.
+        max_length: tokens of prompt and answer together.
+        max_tokens: tokens that a sampled answer may have in the report.
+        long: what becomes of a longer row: dropped and counted, its answer cut, or an error.
+        max_dropped: share of rows, from 0 to 1, that may be dropped before a training stops.
+        empty: what becomes of a row with an empty answer.
+        same: what becomes of a row whose two answers are equal.
+        chat: how a conversation becomes tokens: the tokenizer's template (ChatML without one), ChatML, or plain text.
+        lora_r: rank of low-rank adapters; 0 trains all weights.
+        show: held-out prompts that every policy answers in the report.
+        seed: of training and sampling.
+    """
+    start = pretrained(base)
+    pairs = preferences(File(prefs), empty=empty, same=same, label="train-pairs")
+    held_out = Pairs(preferences(File(eval_prefs), empty=empty, same=same, label="held-out-pairs"))
+    lora = LoRA(r=lora_r, alpha=2.0 * lora_r) if lora_r else None
+    fit = partial(
+        train, batch_size=batch_size, max_length=max_length, long=long, max_dropped=max_dropped, lora=lora, chat=chat,
+        seed=seed,
+    )  # fmt: skip
+
+    sft = start
+    if sft_epochs:
+        sft = fit(start, Demonstrations(pairs, First()), SFT(), lr=sft_lr, epochs=sft_epochs, label="sft")
+    objective = DPO(beta=beta, loss=loss, label_smoothing=label_smoothing)
+    dpo = fit(sft, Pairs(pairs), objective, lr=dpo_lr, epochs=dpo_epochs, label="dpo")
+
+    asked = take(held_out.groups, show, label="held-out-prompts")
+
+    def arm(name: str, policy: Policy, trained_from: Policy) -> Arm:
+        sampling = Sampling(max_tokens=max_tokens, seed=seed)
+        answers = draw(HF(policy, chat), asked, sampling, long="drop", max_dropped=max_dropped, label=f"answers-{name}")
+        logps, reference = (score(x, held_out, max_length, long, chat) for x in (policy, trained_from))
+        return Arm(name, answers, policy, pairs=accuracy(held_out, logps, reference, label=f"accuracy-{name}"))
+
+    arms = [arm("base", start, start), arm("DPO", dpo, sft)]
+    if sft_epochs:
+        arms.insert(1, arm("SFT", sft, start))
+    return report(f"What the pairs bought {Path(base).name}", tuple(arms), baseline="base")
