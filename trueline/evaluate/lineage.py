@@ -16,8 +16,9 @@ from trueline.store import Artifact, Policy
 
 
 def step(artifact: Artifact) -> Step:
-    """What an artefact's record says."""
-    record = artifact.record
+    """What an artefact's record says, but for the name of the host: a page is made to be shown around."""
+    record = dict(artifact.record)
+    record["environment"] = {k: v for k, v in record.get("environment", {}).items() if k != "host"}
     return Step(
         name=artifact.name,
         stage=artifact.stage,
