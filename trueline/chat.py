@@ -269,7 +269,7 @@ class Renderer:
         """Messages as tokens; with `generation`, up to the answer's first token."""
         if self.style == "plain" and sum(m.role != "assistant" for m in messages) > 1:
             got = f"{len(messages)} messages ({', '.join(m.role for m in messages)})"
-            cure = "Choose --chat chatml (or template), or read the file as plain text (--layout trl)."
+            cure = "Choose --chat chatml (or template), or read the file as texts (--layout trl-plain-implicit)."
             raise UserError("chat style plain", got, "one text and its answer", cure)
         spans = self.template.spans(messages, generation) or self._whole(messages, generation)
         if generation and self._opening:

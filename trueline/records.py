@@ -214,7 +214,7 @@ def malformed(path: str | os.PathLike[str], number: int, line: bytes, error: Exc
     found = re.search(r"\(byte (\d+)\)", str(error))
     at = int(found[1]) if found else len(line)
     column = len(line[:at].decode(errors="replace")) + 1
-    reason = re.sub(r"\s*\(byte \d+\)", "", str(error))
+    reason = re.sub(r"\s*\(byte \d+\)", "", str(error)).removeprefix("JSON is malformed: ")
     return UserError(
         f"{path} line {number} column {column}", f"malformed JSON ({reason})", "one JSON object per line",
         "Mend or drop the line.",

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trueline.errors import UserError
 from trueline.progress import Meter, screen
 from trueline.prompts.files import Row, count_rows, rows
 from trueline.prompts.findings import Examiner, Findings, as_aside, mean, quantile
-from trueline.prompts.preferences import reader
+from trueline.prompts.preferences import LayoutName, reader
 from trueline.records import Group, Message, encode
 from trueline.store import File
 
@@ -36,8 +36,8 @@ def check(
     *,
     prefs: Path,
     base: str,
-    chat: str = "auto",
-    layout: str = "auto",
+    chat: Literal["auto", "template", "chatml", "plain"] = "auto",
+    layout: LayoutName = "auto",
     reference: Path | None = None,
     max_length: int = 1024,
     first: int = 0,

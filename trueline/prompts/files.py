@@ -123,29 +123,35 @@ def is_list(path: Path) -> bool:
 
 def line_rows(path: Path) -> Iterator[Row]:
     for number, line in numbered_lines(path):
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        try:
-            value = msgspec.json.decode(line)
-        except msgspec.DecodeError as error:
-            raise malformed(path, number, line, error) from None
-        except UnicodeDecodeError as error:
-            raise malformed(path, number, line, ValueError(f"no UTF-8 (byte {error.start})")) from None
-        yield as_row(f"{path} line {number}", value)
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        yield as_row(f"{path} line {number}", decode(path, line, number))
 
 
 def list_rows(path: Path) -> Iterator[Row]:
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    try:
-        values = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
-        at = int(str(error).rpartition("(byte ")[2].rstrip(")")) if "(byte " in str(error) else len(data)
-        start = data.rfind(b"\n", 0, at) + 1
-        reason = str(error).partition(" (byte")[0]
-        message = ValueError(f"{reason} (byte {at - start})")
-        raise malformed(path, data.count(b"\n", 0, at) + 1, data[start:], message) from None
-    for number, value in enumerate(values, 1):
+    for number, value in enumerate(decode(path, path.read_bytes().removeprefix(codecs.BOM_UTF8)), 1):
         yield as_row(f"{path} item {number}", value)
+
+
+def decode(path: Path, data: bytes, number: int = 1) -> Any:
+    """JSON, from line `number` of a file on. Raises `UserError` with the line and column of what is malformed."""
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        reason, _, byte = str(error).rstrip(")").partition(" (byte ")
+        at = int(byte) if byte else len(data)
+    except UnicodeDecodeError:
+        reason, at = "not UTF-8", invalid(data)
+    start = data.rfind(b"\n", 0, at) + 1
+    raise malformed(path, number + data.count(b"\n", 0, at), data[start:], ValueError(f"{reason} (byte {at - start})"))
+
+
+def invalid(data: bytes) -> int:
+    """Where a text stops being UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return len(data)
 
 
 def as_row(where: str, value: Any) -> Row:

@@ -22,6 +22,7 @@ from trueline.records import Completion, Group, Message, Preference, Prompt, wri
 from trueline.store import File, Groups
 
 Rule = Literal["error", "drop"]
+LayoutName = Literal["auto", "hh", "trl-plain", "trl-plain-implicit", "trl-chat", "trl-chat-implicit", "alpaca_eval"]
 Pair = tuple[tuple[Message, ...], str, str]
 
 
@@ -144,7 +145,7 @@ def reader(file: File, layout: str = "auto", reference: File | None = None) -> R
 def preferences(
     work: Work,
     file: File,
-    layout: str = "auto",
+    layout: LayoutName = "auto",
     empty: Rule = "error",
     same: Rule = "error",
     reference: File | None = None,
