@@ -144,7 +144,7 @@ def method_table(result: Result) -> tuple[list[dict[str, str]], list[dict[str, A
             "implicit reward",
             lambda arm: _rate(arm, arm.pairs.implicit if arm.pairs else None, pair_scale),
         ),
-        ("length", "characters", lambda arm: _cell(number(arm.answers.characters.mean), _tokens(arm))),
+        ("length", "characters", lambda arm: _cell(f"{arm.answers.characters.mean:.0f}", _tokens(arm))),
         ("cut", "", lambda arm: _cell(f"{100 * arm.answers.cut:.0f}%")),
         ("KL", "nats per answer", lambda arm: _cell(number(arm.kl.mean, 2) if arm.kl else "–")),
         ("feedback", "calls", lambda arm: _cell(short(arm.cost.feedback), _cached(arm))),
@@ -190,7 +190,7 @@ def _rate(arm: ArmResult, rate: Interval | None, scale: tuple[float, float, floa
 
 def _tokens(arm: ArmResult) -> str:
     tokens = arm.answers.tokens.mean
-    return f"{number(tokens)} tokens" if tokens is not None else ""
+    return f"{tokens:.0f} tokens" if tokens is not None else ""
 
 
 def _cached(arm: ArmResult) -> str:

@@ -25,7 +25,7 @@ def columns(result: Result) -> list[tuple[str, Callable[[ArmResult], str]]]:
         (f"win % vs {result.baseline}", lambda arm: within(arm.win.rate, 100, 1) if arm.win else "–"),
         ("LC", lambda arm: share(arm.length.adjusted.mean) if arm.length else "–"),
         ("pairs %", lambda arm: within(arm.pairs.implicit, 100, 1) if arm.pairs else "–"),
-        ("chars", lambda arm: number(arm.answers.characters.mean)),
+        ("chars", lambda arm: f"{arm.answers.characters.mean:.0f}"),
         ("cut %", lambda arm: share(arm.answers.cut)),
         ("KL", lambda arm: number(arm.kl.mean, 2) if arm.kl else "–"),
         ("feedback", lambda arm: short(arm.cost.feedback)),
