@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from tests import folders
@@ -37,6 +39,13 @@ class Notebook:
 
     def note(self, key, value):
         self.notes[key] = value
+
+    @contextlib.contextmanager
+    def progress(self, total, text):
+        yield self
+
+    def advance(self, n):
+        self.count("seen", n)
 
 
 def trained(row, renderer, which=0):
@@ -80,7 +89,7 @@ def test_rows_too_long_are_dropped_cut_or_refused(renderer):
     notebook = Notebook()
     (cut,) = encode([long], encoder, notebook)
     assert trained(cut, renderer) == "Ada bakes the bread" and cut.ended == (False,)
-    assert notebook.counts == {"examples": 1, "cut": 1}
+    assert notebook.counts == {"seen": 1, "examples": 1, "cut": 1}
     (closed,) = encode([long], Encoder(renderer, room, "cut", closed=True))
     assert trained(closed, renderer).endswith("<|im_end|>") and closed.tokens == room
     with pytest.raises(UserError, match=f"{whole.tokens} tokens; at most max_length={room}"):
@@ -119,7 +128,7 @@ def test_what_a_view_leaves_out_is_counted_and_not_held_against_the_data(rendere
     ties = [Example(QUESTION, (Answer("a"), Answer("b")), 0.5, left_out="tie")] * 5
     notebook = Notebook()
     assert len(encode([example("Ada.", "Bert."), *ties], Encoder(renderer), notebook)) == 1
-    assert notebook.counts == {"examples": 1, "left_out": 5} and notebook.notes == {"left_out": {"tie": 5}}
+    assert notebook.counts == {"seen": 6, "examples": 1, "left_out": 5} and notebook.notes == {"left_out": {"tie": 5}}
     with pytest.raises(UserError, match=r"none of 5 was kept \(tie: 5\)"):
         encode(ties, Encoder(renderer))
     with pytest.raises(UserError, match="the view gave none"):

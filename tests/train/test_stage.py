@@ -12,6 +12,7 @@ from tests import folders
 from tests.train.town import texts, town
 from trueline import models
 from trueline.errors import UserError
+from trueline.machine import Machine
 from trueline.pipeline import make
 from trueline.train.objectives.bradley_terry import BradleyTerry
 from trueline.train.objectives.dpo import DPO
@@ -144,3 +145,31 @@ def test_refuses_settings_when_the_recipe_is_written(start, store):
         train(start, Demonstrations(town(4)), SFT(), schedule="cosin")
     with pytest.raises(UserError, match="Policy"):
         train(town(4), Demonstrations(town(4)), SFT())
+
+
+def test_a_tracker_follows_along(start, store):
+    """TensorBoard through accelerate: one event file in the policy's folder, one point per step and metric."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    view = Demonstrations(town(8))
+    policy = make(
+        train(start, view, SFT(), epochs=2, batch_size=4, machine=Machine(tracker="tensorboard", device="cpu"))
+    )
+    (file,) = policy.path.rglob("events.out.tfevents*")
+    events = event_accumulator.EventAccumulator(str(file.parent)).Reload()
+    points = events.Scalars("loss")
+    assert [point.step for point in points] == [1, 2, 3, 4]
+    assert [point.value for point in points] == pytest.approx([row["loss"] for row in logged(policy)])
+
+
+def test_bf16_trains_float32_weights(start, store):
+    """Autocast changes the third digit of the loss, not what is kept."""
+    view = Demonstrations(town(8))
+    losses = []
+    for precision in ("fp32", "bf16"):
+        machine = Machine(precision=precision, device="cpu")
+        policy = make(train(start, view, SFT(), batch_size=4, lr=1e-3), store=store / precision, machine=machine)
+        (folder,) = (store / precision / "policy").glob(policy.name)
+        losses.append(json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["loss"])
+        kept = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        assert {p.dtype for p in kept.parameters()} == {torch.float32}
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2) and losses[0] != losses[1]

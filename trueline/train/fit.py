@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,7 @@ class Loop:
         for batch in micro:
             loss = self.loss(batches.to(batch, self.device))
             (loss.sum / weight).backward()
-            losses.append(Loss_(loss.sum.detach() / weight, loss.metrics))
+            losses.append({"loss": (loss.sum.detach() / weight, 0.0), **loss.metrics})
         if processes > 1:
             self.sum_gradients()
         norm = self.clip()
@@ -164,19 +164,11 @@ class Loop:
         return logged
 
 
-@dataclass
-class Loss_:
-    """A micro-batch's share of the step's loss, and its metrics."""
-
-    value: torch.Tensor
-    metrics: Mapping[str, tuple[Any, Any]]
-
-
 def summed(step: dict[str, Any]) -> dict[str, Any]:
     """A pending step with its tensors as numbers, read from the device at once."""
     metrics: dict[str, list[Any]] = {}
     for loss in step["losses"]:
-        for name, pair in (("loss", (loss.value, 0.0)), *loss.metrics.items()):
+        for name, pair in loss.items():
             metrics.setdefault(name, []).append(pair)
     flat = [x for pairs in metrics.values() for pair in pairs for x in pair] + [step["grad_norm"]]
     tensors = [x.detach().reshape(()).to(torch.float32) for x in flat if isinstance(x, torch.Tensor)]

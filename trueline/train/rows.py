@@ -162,9 +162,9 @@ def finish(sequences: list[trie.Sequence], ended: list[bool], example: Example) 
 
 
 def encode(
-    examples: Iterable[Example], encoder: Encoder, work: Work | None = None, max_dropped: float = 0.1
+    examples: Iterable[Example], encoder: Encoder, work: Work | None = None, max_dropped: float = 0.1, expected: int = 0
 ) -> list[Row]:
-    """The rows of `examples`, in order. Dropped ones go to `work` with their reason.
+    """The rows of `examples` (about `expected`), in order. Dropped ones go to `work` with their reason.
 
     Raises `UserError` where a larger share than `max_dropped` was dropped, or nothing is left.
     """
@@ -172,7 +172,7 @@ def encode(
     reasons: dict[str, int] = {}
     left_out: dict[str, int] = {}
     total = 0
-    for number, example in enumerate(examples):
+    for number, example in enumerate(counted(examples, work, expected)):
         if example.left_out:
             left_out[example.left_out] = left_out.get(example.left_out, 0) + 1
             continue
@@ -195,6 +195,17 @@ def encode(
         raise UserError("the training examples", why, "at least one", "Look at the groups the view reads.")
     check(rows[0], encoder.renderer)
     return rows
+
+
+def counted(examples: Iterable[Example], work: Work | None, expected: int) -> Iterator[Example]:
+    """The examples, each counted on the stage's progress bar."""
+    if work is None:
+        yield from examples
+        return
+    with work.progress(expected, "tokenise") as meter:
+        for example in examples:
+            yield example
+            meter.advance(1)
 
 
 def refuse_too_many_dropped(total: int, reasons: dict[str, int], max_dropped: float) -> None:

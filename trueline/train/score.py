@@ -56,7 +56,7 @@ def score(
 
     loaded = models.load(policy, machine=work.machine, chat=chat, full=True)
     encoder = Encoder(loaded.renderer, models.fitting(loaded.model, max_length), long, closed)
-    rows = encode(view.examples(), encoder, work, max_dropped=1.0)
+    rows = encode(view.examples(), encoder, work, max_dropped=1.0, expected=expected_examples(view))
     unique = list({row.key: row for row in rows}.values())
     shards(work, unique, lambda part: scored(loaded.model, part, work.machine), "logprobs.jsonl", size=1024)
 

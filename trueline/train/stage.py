@@ -101,7 +101,7 @@ def trained(
     loaded = models.load(start, machine=work.machine, chat=chat, train=True)
     reads = "reward" in objective.needs
     encoder = Encoder(loaded.renderer, models.fitting(loaded.model, max_length), long, closed=reads)
-    rows = encode(view.examples(), encoder, work, max_dropped)
+    rows = encode(view.examples(), encoder, work, max_dropped, expected_examples(view))
     head = None
     if reads:
         head = (loaded.head or models.new_head(loaded.model, settings.seed)).requires_grad_(True)
