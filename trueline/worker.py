@@ -292,11 +292,9 @@ def _die_with_the_starter() -> None:
 
 
 def _use_own_gpu(machine: Machine) -> None:
-    import torch
+    if machine.device != "cpu" and machines.device(machine) == "cuda":
+        import torch
 
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
-    if machines.device(machine) == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
 
