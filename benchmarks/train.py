@@ -1,0 +1,303 @@
+"""Training side by side with TRL: one optimiser step of DPO, SFT and a reward model, the peer at its best CPU setting.
+
+Both sides run their real loop (`trueline.train.fit.fit`, `Trainer.train`) over the same random tokens from the same
+weights, in float32, with the reference's log-probs cached on both, the same AdamW, clipping and learning rate. The loss
+of every step must agree to 1e-5 before anything is raced. Ours is timed with the building of its batches, the peer
+without the collating of its own.
+
+What bounds the ratio is arithmetic: `Work` counts the multiply-adds that each side does, padding included.
+
+Shape suffixes: none; token counts are integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import harness
+from benchmarks.peer_trl import END, Peer, Setting, quiet
+from trueline import trie
+from trueline.machine import Machine
+from trueline.train import rows as rowing
+from trueline.train.fit import fit
+from trueline.train.objectives.bradley_terry import BradleyTerry
+from trueline.train.objectives.dpo import DPO
+from trueline.train.objectives.sft import SFT
+from trueline.train.rows import Row
+from trueline.train.score import scored
+from trueline.train.settings import Settings
+
+TOLERANCE = 1e-5
+"""Largest relative difference of any step's loss."""
+
+MACHINE = Machine(device="cpu", precision="fp32")
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Token lengths of a data set, each drawn uniformly: prompt and answer, least and most."""
+
+    name: str
+    prompt: tuple[int, int]
+    answer: tuple[int, int]
+
+
+LENGTHS = (
+    Lengths("TL;DR", (300, 420), (20, 60)),
+    Lengths("HH", (40, 300), (20, 150)),
+    Lengths("UltraFeedback", (30, 300), (100, 500)),
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Llama model by its shape; the name says its parameters without embeddings."""
+
+    name: str
+    hidden: int
+    layers: int
+    vocabulary: int = 8192
+
+    def config(self) -> Any:
+        """The transformers configuration: heads of 64, a gated MLP of 8/3 the width, rounded up to 32."""
+        from transformers import LlamaConfig
+
+        return LlamaConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=-(-self.hidden * 8 // 3 // 32) * 32,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.hidden // 64,
+            max_position_embeddings=2048,
+            bos_token_id=None,
+            eos_token_id=END,
+            pad_token_id=1,
+        )
+
+
+SMALL, LARGE = Size("5M", 256, 6), Size("25M", 512, 8)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and its two answers, end-of-sequence included, as ids."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+
+def draw(lengths: Lengths, n: int, vocabulary: int, seed: int) -> list[Pair]:
+    """`n` pairs of random tokens."""
+    rng = np.random.default_rng(seed)
+
+    def ids(span: tuple[int, int], end: bool = False) -> tuple[int, ...]:
+        length = int(rng.integers(span[0], span[1] + 1)) - end
+        return (*rng.integers(2, vocabulary, length).tolist(), *([END] if end else []))
+
+    return [Pair(ids(lengths.prompt), ids(lengths.answer, True), ids(lengths.answer, True)) for _ in range(n)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What both sides do: `steps` optimiser steps of `batch` pairs; for SFT each of the two answers is an example."""
+
+    objective: str
+    size: Size
+    lengths: Lengths
+    steps: int = 2
+    batch: int = 8
+    lr: float = 1e-6
+    beta: float = 0.1
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+    @property
+    def case(self) -> str:
+        """How the table calls it."""
+        return f"{self.objective} {self.lengths.name} {self.size.name}"
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids there are."""
+        return self.size.vocabulary
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The data, in the order in which both sides see it."""
+        return draw(self.lengths, self.steps * self.batch, self.vocabulary, self.seed)
+
+    def model(self, attention: str = "sdpa", seed: int | None = None) -> Any:
+        """The policy at the start, random weights from a seed."""
+        from transformers import AutoModelForCausalLM
+
+        torch.manual_seed(self.seed if seed is None else seed)
+        return AutoModelForCausalLM.from_config(self.size.config(), attn_implementation=attention)
+
+    def reference_model(self, attention: str = "sdpa") -> Any:
+        """Another model as the reference, so that the first loss is not ln 2 whatever is computed."""
+        return self.model(attention, self.seed + 1)
+
+    def classifier(self, attention: str = "sdpa") -> Any:
+        """The policy's body under a fresh scalar head, as transformers builds reward models."""
+        from transformers import AutoModelForSequenceClassification
+
+        config = self.size.config()
+        config.num_labels = 1
+        torch.manual_seed(self.seed + 2)
+        found = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+        found.model.load_state_dict(self.model().model.state_dict())
+        return found
+
+
+class Ours:
+    """Our loop over the plan's rows, ready to run again and again from the same weights."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.model = plan.model()
+        self.start = {name: x.clone() for name, x in self.model.state_dict().items()}
+        self.objective = {"DPO": DPO(beta=plan.beta), "SFT": SFT(), "RM": BradleyTerry()}[plan.objective]
+        examples = plan.batch * (2 if plan.objective == "SFT" else 1)
+        settings = {"schedule": "constant", "warmup": 0.0, "max_grad_norm": plan.max_grad_norm, "seed": plan.seed}
+        self.settings = Settings(lr=plan.lr, batch_size=examples, **settings)
+        rows = to_rows(plan)
+        self.reference = None
+        if plan.objective == "DPO":
+            self.reference = {r.key: r.logps for r in scored(plan.reference_model().eval(), rows, MACHINE)}
+        # `fit` shuffles by a permutation of (seed, epoch): rows are laid so that it meets them in the plan's order.
+        order = rowing.order(len(rows), plan.seed, 0)
+        self.rows: list[Row] = [rows[i] for i in np.argsort(order)]
+        self.head = torch.nn.Linear(plan.size.hidden, 1, bias=False) if plan.objective == "RM" else None
+        self.first_head = plan.classifier().score.weight.detach() if plan.objective == "RM" else None
+        self.losses: list[float] = []
+
+    def __call__(self) -> float:
+        """Seconds of the plan's optimiser steps, from the starting weights."""
+        self.model.load_state_dict(self.start)
+        self.model.train()
+        if self.head is not None:
+            self.head.weight.data.copy_(self.first_head)
+        arguments = {"reference": self.reference, "head": self.head, "machine": MACHINE}
+        history = fit(self.model, self.rows, self.objective, self.settings, **arguments)
+        self.losses = [row["loss"] for row in history]
+        self.trie_tokens = [row["trie_tokens"] for row in history]
+        return sum(row["seconds"] for row in history)
+
+
+def to_rows(plan: Plan) -> list[Row]:
+    """The plan's pairs as our rows, in order."""
+    out = []
+    for number, pair in enumerate(plan.pairs):
+        both = [trie.Sequence.of(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
+        groups = [[s] for s in both] if plan.objective == "SFT" else [both]
+        for side, group in enumerate(groups):
+            key = f"{number}-{side}"
+            out.append(Row(tuple(group), (True,) * len(group), key, cost=trie.size(group)))
+    return out
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step computes: tokens through the layers, attended (query, key) pairs, rows through the output head."""
+
+    tokens: int = 0
+    attended: int = 0
+    head_rows: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.tokens + other.tokens, self.attended + other.attended, self.head_rows + other.head_rows)
+
+    def multiply_adds(self, size: Size) -> int:
+        """Of one forward pass; a backward pass costs the same multiple of it on both sides."""
+        config = size.config()
+        layer = 4 * size.hidden**2 + 3 * size.hidden * config.intermediate_size
+        attention = 2 * size.hidden * self.attended
+        return size.layers * (layer * self.tokens + attention) + size.hidden * size.vocabulary * self.head_rows
+
+
+def our_work(plan: Plan) -> Work:
+    """Every trie token once, a query for each token of its own path, the head on scored states only."""
+    total = Work()
+    for row in to_rows(plan):
+        batch = trie.build(row.sequences)
+        states = 0 if plan.objective == "RM" else int(batch.row_R.unique().numel())
+        total += Work(len(batch), int((batch.positions_T + 1).sum()), states)
+    return total
+
+
+def peer_work(plan: Plan, rows: int) -> Work:
+    """Padded micro-batches of `rows` examples: a padding mask makes attention square, the head reads every position."""
+    total = Work()
+    pairs = plan.pairs
+    examples = [[len(p.prompt) + len(a) for a in (p.chosen, p.rejected)] for p in pairs]
+    if plan.objective == "SFT":
+        examples = [[n] for pair in examples for n in pair]
+    for at in range(0, len(examples), rows):
+        lengths = [n for example in examples[at : at + rows] for n in example]
+        longest, n = max(lengths), len(lengths)
+        padded = any(x != longest for x in lengths)
+        attended = n * (longest**2 if padded else longest * (longest + 1) // 2)
+        total += Work(n * longest, attended, 0 if plan.objective == "RM" else n * (longest - 1))
+    return total
+
+
+def settings(plan: Plan) -> list[Setting]:
+    """The fastest settings of TRL out of all that were tried (docs/performance.md); the best here is the peer."""
+    precompute: Mapping[str, Any] = {"precompute_ref_log_probs": True} if plan.objective == "DPO" else {}
+    double = 2 if plan.objective == "SFT" else 1
+    return [
+        Setting(f"{attention}, {plan.batch // rows} x {rows * double}", rows * double, attention, precompute)
+        for attention in ("sdpa",)
+        for rows in (8, 4, 2, 1)
+    ]
+
+
+def check_losses(plan: Plan, ours: Ours, peer: Peer) -> float:
+    """Run both once; the largest relative difference of a step's loss. Raises where it is above `TOLERANCE`."""
+    ours()
+    peer()
+    differences = [abs(a - b) / abs(b) for a, b in zip(ours.losses, peer.losses, strict=True)]
+    if max(differences) > TOLERANCE:
+        raise AssertionError(f"{plan.case}, {peer.setting.name}: losses {ours.losses} and {peer.losses} differ")
+    return max(differences)
+
+
+def run(plan: Plan, options: harness.Options) -> harness.Result:
+    """Check that both sides compute the same, race them, and say what the arithmetic allows."""
+    ours = Ours(plan)
+    peers = {s.name: Peer(plan, s) for s in settings(plan)}
+    difference = max(check_losses(plan, ours, peer) for peer in peers.values())
+    result = harness.race(plan.case, ours, peers, repeats=options.repeats)
+    rows = {peer.setting.name: peer.setting.rows for peer in peers.values()}
+    mine, theirs = our_work(plan), peer_work(plan, rows[result.peer])
+    real = sum(s.ids.size for row in to_rows(plan) for s in row.sequences)
+    note = f"tokens {theirs.tokens} padded, {real} real, {mine.tokens} trie; losses within {difference:.0e}"
+    return replace(
+        result,
+        bound=theirs.multiply_adds(plan.size) / mine.multiply_adds(plan.size),
+        unit=f"step of {plan.batch} pairs" if plan.objective != "SFT" else f"step of {2 * plan.batch} answers",
+        note="; ".join(filter(None, [note, result.note])),
+    )
+
+
+def bench(options: harness.Options) -> Iterator[harness.Result]:
+    """Every case, one after the other."""
+    quiet()
+    sizes = (SMALL, LARGE) if options.full else (SMALL,)
+    for size in sizes:
+        for objective in ("DPO", "RM", "SFT"):
+            for lengths in LENGTHS:
+                plan = Plan(objective, size, lengths, steps=1 if options.quick or size is LARGE else 2)
+                if options.wants(plan.case):
+                    yield run(plan, options)
+
+
+if __name__ == "__main__":
+    harness.main("train", bench, __doc__.splitlines()[0])
