@@ -130,6 +130,16 @@ def test_what_is_carried_along_is_not_counted_twice(store):
     assert found.totals == {"prompts": 5, "samples": 10, "critic_calls": 40}
 
 
+def test_what_is_read_from_a_file_is_not_sampled(store, tmp_path):
+    @stage(Groups, estimate=lambda rows: {"samples": 100, "groups": 50})
+    def read(work: Work, rows: File) -> None: ...
+
+    (tmp_path / "rows").write_text("")
+    found = plan(read(File(tmp_path / "rows")), answer(ask(5)))
+    assert found.rows[0].counts == {"samples": 100, "groups": 50}
+    assert found.totals == {"prompts": 5, "samples": 5}
+
+
 def test_show_tells_what_is_known(store):
     handle = answer(ask(3), Backwards(times=2))
     assert "status        not made yet" in text(show(handle))

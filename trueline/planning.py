@@ -68,6 +68,13 @@ class Row:
         return {**head, "status": self.status, "why": list(self.why), "counts": self.counts, "parents": parents}
 
 
+_ORDER = {name: at for at, name in enumerate(("prompts", "samples", "critic_calls", "train_tokens"))}
+
+
+def _costs(name: str) -> bool:
+    return name in _ORDER or name.endswith(("_calls", "_tokens"))
+
+
 @dataclass(frozen=True)
 class Plan:
     """Rows in the order of making; `print(plan)` and rich both show it as a table."""
@@ -81,12 +88,14 @@ class Plan:
 
     @property
     def totals(self) -> dict[str, int]:
-        """What is to come in all: prompts, samples, critic calls, training tokens."""
+        """What is to come in all: prompts, samples, critic calls, training tokens (and other calls and tokens)."""
         out: dict[str, int] = {}
         for row in self.to_make:
             for name, n in row.counts.items():
-                out[name] = out.get(name, 0) + n
-        return out
+                # Samples of an artefact without parents are read from a file: nobody has to write them.
+                if _costs(name) and (name != "samples" or row.artifact.parents):
+                    out[name] = out.get(name, 0) + n
+        return dict(sorted(out.items(), key=lambda item: _ORDER.get(item[0], len(_ORDER))))
 
     def json(self) -> dict[str, Any]:
         """The plan as JSON-able data."""
