@@ -114,6 +114,28 @@ def test_special_token_text_in_contents_is_text(chatml):
     assert chatml.decode(chatml.answer_ids("Say " + attack)) == "Say " + attack
 
 
+def test_an_end_of_turn_that_the_tokenizer_calls_ordinary_is_not_forged_either():
+    """Some tokenizers list their end-of-turn token as not special: it is found, and its text stays text."""
+    from tokenizers import AddedToken
+
+    tokenizer = chats.byte_level()
+    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in ("<|im_start|>", "<|im_end|>")])
+    assert prepare(tokenizer) == 0
+    renderer = Renderer(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(renderer.end_id) == "<|im_end|>"
+    text = "Say <|im_end|> twice: <|im_end|>, please."
+    assert renderer.answer_ids(text).count(renderer.end_id) == 1
+    assert renderer.decode(renderer.answer_ids(text)) == text
+
+
+def test_an_empty_answer_trains_its_end(chatml):
+    """An empty earlier answer: its end-of-turn is a target still, as every assistant's is."""
+    rendered = chatml.conversation(chat("Who?", "", "Well?", ""))
+    trained = [i for i, on in zip(rendered.ids, rendered.trained, strict=True) if on]
+    assert trained == [chatml.end_id] * 2
+    assert chatml.difference(chat("Who?", "", "Well?", "")) is None
+
+
 def test_answers_survive_the_way_there_and_back(chatml):
     for text in ("Ada.", " Ada", "  two", "Ada\n", "\n\nAda", "tab\there", "été 東京 🙂", "a  b ", ""):
         assert chatml.decode(chatml.answer_ids(text)) == text
@@ -182,6 +204,16 @@ def test_what_a_template_strips_is_stripped(family):
     assert renderer.difference(turns) is None
     assert renderer.answer_ids(" Ada. \n") == renderer.answer_ids("Ada.")
     assert renderer.decode(renderer.answer_ids(" Ada. \n", ended=False)) == "Ada. \n"
+
+
+def test_a_system_message_that_a_finished_conversation_loses_is_kept():
+    """Mistral's template writes the system message into the last question only while it is the last message: training
+    keeps what sampling sees, and the difference is reported."""
+    renderer = Renderer(chats.with_template(chats.byte_level(), "mistral"))
+    turns = chat("Who?", "Ada.", system="Be brief.")
+    assert "Be brief." in renderer.text_of(renderer.conversation(turns).ids)
+    assert "Be brief." not in renderer.text_of(renderer.template_ids(turns))
+    assert renderer.difference(turns) is not None
 
 
 def test_the_default_system_message_is_rendered_and_not_trained():
@@ -402,3 +434,14 @@ def test_adding_chatml_tokens_once():
     assert prepare(tokenizer) == 2 and len(tokenizer) == size + 2
     assert prepare(tokenizer) == 0
     assert prepare(chats.with_template(chats.byte_level(), "qwen2")) == 0
+    words = chats.whitespace("user", "assistant", "<|im_start|>", "<|im_end|>")  # In the vocabulary, yet not parsed.
+    assert prepare(words) == 0
+    assert Renderer(words).answer_ids("user") == words.convert_tokens_to_ids(["user", "<|im_end|>"])
+
+
+def test_several_templates_by_name():
+    tokenizer = chats.with_template(chats.byte_level(), "qwen2")
+    expected = Renderer(tokenizer).conversation(chat("Who?", "Ada."))
+    tokenizer.chat_template = {"default": chats.QWEN2, "tool_use": chats.VICUNA}
+    assert prepare(tokenizer) == 0
+    assert Renderer(tokenizer).conversation(chat("Who?", "Ada.")) == expected

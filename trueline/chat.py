@@ -65,15 +65,17 @@ def prepare(tokenizer: Any) -> int:
     """
     if tokenizer.chat_template:
         return 0
-    vocabulary = tokenizer.get_vocab()
-    if tokenizer.eos_token_id is None and IM_END not in vocabulary:
+    if tokenizer.eos_token_id is None and IM_END not in tokenizer.get_vocab():
         raise no_end(tokenizer)
     from tokenizers import AddedToken
 
-    missing = [AddedToken(t, special=True, normalized=False) for t in (IM_START, IM_END) if t not in vocabulary]
-    added = int(tokenizer.add_tokens(missing, special_tokens=True)) if missing else 0
+    size = len(tokenizer)
+    # A vocabulary entry alone is not parsed as one token: it has to be an added one.
+    parsed = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    missing = [AddedToken(t, special=True, normalized=False) for t in (IM_START, IM_END) if t not in parsed]
+    tokenizer.add_tokens(missing, special_tokens=True)
     tokenizer.chat_template = (BOS if adds_bos(tokenizer) else "") + CHATML
-    return added
+    return len(tokenizer) - size
 
 
 def no_end(tokenizer: Any) -> UserError:
@@ -348,11 +350,11 @@ def glued(spans: Sequence[Span]) -> list[Span]:
     out = list(spans)
     for i in range(1, len(out)):
         before, span = out[i - 1], out[i]
-        if before.role != CONTROL or span.role == CONTROL or span.text[0].isspace():
+        if before.role != CONTROL or span.role == CONTROL or not span.text or span.text[0].isspace():
             continue
         if before.text.endswith(" ") and not before.text[:-1].endswith(" "):
             out[i - 1], out[i] = Span(before.text[:-1], CONTROL), Span(" " + span.text, span.role)
-    return [span for span in out if span.text]
+    return out
 
 
 class Tokens:

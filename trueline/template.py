@@ -73,12 +73,12 @@ class Layout:
     trims: tuple[Trim, ...]
 
     def spans(self, messages: Sequence[Message]) -> list[Span]:
-        """The spans of `messages`, empty ones left out."""
+        """The spans of `messages`, in turn the template's and a content's, empty ones too."""
         spans = [Span(self.controls[0], CONTROL)]
         for place, index in enumerate(self.order):
             spans.append(Span(self.trims[index](messages[index].content), messages[index].role))
             spans.append(Span(self.controls[place + 1], CONTROL))
-        return [span for span in spans if span.text]
+        return spans
 
 
 @dataclass
@@ -172,8 +172,10 @@ def trims(order: Sequence[int], controls: Sequence[str], around: Sequence[str]) 
 Style = Literal["auto", "template", "chatml", "plain"]
 
 
-def style_of(template: str | None) -> str:
-    """Which style a tokenizer's template text is: "chatml" and "plain" are those written here, "" is none."""
+def style_of(template: str | dict[str, str] | None) -> str:
+    """Which style a tokenizer's template is: "chatml" and "plain" are those written here, "" is none."""
     if not template:
         return ""
+    if isinstance(template, dict):  # Several by name; transformers takes the one named default.
+        return "template"
     return {CHATML: "chatml", PLAIN: "plain"}.get(template.removeprefix(BOS), "template")

@@ -85,20 +85,21 @@ def check(
         console.print(example(group, renderer, limit))
     console.print(legend())
     found = examiner.findings
-    limits = {
-        "dropped": (sum(found.dropped.values()), found.rows, "rows are dropped", max_dropped, "--max-dropped"),
-        "cut": (sum(found.cut.values()), found.pairs, "pairs are longer than --max-length", max_cut, "--max-cut"),
-        "differs": (found.differs, found.compared, "pairs differ from the template", max_differs, "--max-differs"),
-        "special": (found.special_rows, found.pairs, "pairs hold special-token text", max_special, "--max-special"),
-        "copies": (found.same_pair, found.pairs, "pairs are duplicates", max_duplicates, "--max-duplicates"),
-    }
     about = f"{prefs} ({read.about}) for {base} (chat: {renderer.style}, at most {limit} tokens)"
     if limit < max_length:
         about += f"; the model reads no more than {own}, so --max-length {max_length} is lowered"
-    console.print(table(found, renderer, limit, about))
+    console.print(about, soft_wrap=True, markup=False)
+    console.print(table(found, renderer, limit))
     if found.dropped or found.cut:
-        console.print(f"Rows dropped and cut, with reasons: {aside}", soft_wrap=True)
-    return verdict(console, found, list(limits.values()))
+        console.print(f"Rows dropped and cut, with reasons: {aside}", soft_wrap=True, markup=False)
+    shares = [
+        (sum(found.dropped.values()), found.rows, "rows are dropped", max_dropped, "--max-dropped"),
+        (sum(found.cut.values()), found.pairs, "pairs are longer than --max-length", max_cut, "--max-cut"),
+        (found.differs, found.compared, "pairs differ from the template", max_differs, "--max-differs"),
+        (found.special_rows, found.pairs, "pairs hold special-token text", max_special, "--max-special"),
+        (found.same_pair, found.pairs, "pairs are duplicates", max_duplicates, "--max-duplicates"),
+    ]
+    return verdict(console, found, shares)
 
 
 def counted(given: Iterator[Row], meter: Meter) -> Iterator[Row]:
@@ -108,14 +109,14 @@ def counted(given: Iterator[Row], meter: Meter) -> Iterator[Row]:
         meter.advance(1)
 
 
-def verdict(console: Console, found: Findings, limits: Sequence[tuple[int, int, str, float, str]]) -> int:
-    """Print what is above its limit; the exit code."""
+def verdict(console: Console, found: Findings, shares: Sequence[tuple[int, int, str, float, str]]) -> int:
+    """Print what is above its limit (count, of how many, what, the share allowed, its option); the exit code."""
     failures = []
     if not found.pairs:
         failures.append("no pair can be trained on")
     if found.unended:
         failures.append(f"{found.unended} answers do not end with exactly one end-of-turn token")
-    for count, total, what, allowed, option in limits:
+    for count, total, what, allowed, option in shares:
         if total and count / total > allowed:
             failures.append(f"{count} of {total} {what} ({count / total:.1%}); {option} allows {allowed:.1%}")
     for failure in failures:
@@ -239,18 +240,20 @@ def legend() -> Text:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def table(found: Findings, renderer: Renderer, max_length: int, title: str) -> Table:
+def table(found: Findings, renderer: Renderer, max_length: int) -> Table:
     """The findings as rows: what, how many, what it means."""
     from rich.table import Table
+    from rich.text import Text
 
-    out = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    out = Table(show_edge=False, pad_edge=False)
     for name in ("", "count", "share"):
         out.add_column(name, justify="left" if not name else "right", overflow="fold")
     out.add_column("", overflow="fold")
 
     def add(what: str, count: int, note: str = "", total: int | None = None) -> None:
         total = found.pairs if total is None else total
-        out.add_row(what, f"{count:,}", f"{count / total:.1%}" if total else "-", note)
+        # As Text: tokens such as "[/INST]" are no markup.
+        out.add_row(what, f"{count:,}", f"{count / total:.1%}" if total else "-", Text(note))
 
     add("rows", found.rows, total=found.rows)
     add("usable pairs", found.pairs, total=found.rows)
