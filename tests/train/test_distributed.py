@@ -48,7 +48,8 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path):
         for name in ("examples", "tokens", "lr"):
             assert [row[name] for row in two] == [row[name] for row in one]
         for name in weights:
-            torch.testing.assert_close(others[name], weights[name], rtol=1e-3, atol=1e-5)
+            # By norm: Adam moves an element whose gradient is rounding noise by a full step either way.
+            assert (others[name] - weights[name]).norm() <= 1e-3 * weights[name].norm(), name
     assert one[0]["rewards/margin"] == pytest.approx(two[0]["rewards/margin"], abs=1e-4)
 
 

@@ -173,3 +173,17 @@ def test_bf16_trains_float32_weights(start, store):
         kept = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
         assert {p.dtype for p in kept.parameters()} == {torch.float32}
     assert losses[0] == pytest.approx(losses[1], rel=2e-2) and losses[0] != losses[1]
+
+
+def test_lora_with_gradient_checkpointing_equals_lora_without(start, store):
+    """Adapters in every layer get their gradients through recomputed layers too."""
+    view = Demonstrations(town(4))
+    losses = []
+    for recompute in (False, True):
+        policy = train(start, view, SFT(), epochs=3, batch_size=4, lr=1e-2, lora=models.LoRA(r=4))
+        made = store / str(recompute)
+        make(policy, store=made, machine=Machine(device="cpu", gradient_checkpointing=recompute))
+        (folder,) = (made / "policy").glob(policy.name)
+        losses.append([json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][-1] < losses[0][0] - 0.1

@@ -243,8 +243,9 @@ def fit(
     if reference is not None:
         batches.check_reference(data, reference)
     if machine.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+        # Renamed in transformers 5; the old name goes in 6.
+        recompute = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        recompute({"use_reentrant": False})
     accelerator = open_accelerator(model, machine, work)
     loop = Loop(model, data, objective, settings, machine, accelerator, reference, head)
     start = resume(loop, work) if work is not None else 0
