@@ -129,7 +129,7 @@ def test_what_no_other_process_can_import_is_refused_before_anything_starts():
 
 
 def test_one_device_is_not_shared_by_two_processes(tmp_path):
-    with pytest.raises(UserError, match="2 processes on cuda:0"):
+    with pytest.raises(UserError, match="2 processes on 1 GPU; each needs its own"):
         make(add_up(ask(3), Scale()), store=tmp_path, machine=Machine(device="cuda:0", processes=2))
 
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 EVERY = 15.0  # seconds between two lines of one stage off a terminal
@@ -164,9 +165,9 @@ class Terminal:
         """The block in which one artefact is made: the live line."""
         progress = Progress(
             TextColumn(f"[cyan]{f'{index}/{total}':<5}[/] {escape(name)} "),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            _Pace(),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+            BarColumn(bar_width=12),
+            _Pace(table_column=Column(no_wrap=True, min_width=19)),
             console=self.console,
             transient=True,
             refresh_per_second=4,

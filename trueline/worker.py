@@ -183,11 +183,7 @@ def launch(work: Work) -> None:
     Raises the `UserError` that a worker met, or `RuntimeError` with the end of the workers' log.
     """
     artifact, machine, scratch = cast(Artifact, work.artifact), work.machine, work.scratch
-    if machine.device.startswith("cuda:"):
-        raise UserError(
-            "machine.processes", f"{machine.processes} processes on {machine.device}", "each needs its own",
-            'Say device "cuda" or "auto".',
-        )  # fmt: skip
+    _check_devices(machine)
     spec = {
         **encode(artifact), "store": str(stores.current().root), "part": str(work.dir),
         "machine": dataclasses.asdict(machine),
@@ -211,6 +207,21 @@ def launch(work: Work) -> None:
         raise UserError(**json.loads((scratch / "error.json").read_bytes()))
     tail = "".join(deque(open(log, errors="replace"), maxlen=60))  # noqa: SIM115 (read to its end, closed with it)
     raise RuntimeError(f"the process group that made {artifact.name} ended with exit status {code}:\n{tail}")
+
+
+def _check_devices(machine: Machine) -> None:
+    here = 1
+    if not machine.device.startswith("cuda:"):
+        if machine.device == "cpu" or machines.device(machine) != "cuda":
+            return
+        import torch
+
+        here = torch.cuda.device_count()
+    if machine.processes > here:
+        raise UserError(
+            "machine.processes", f"{machine.processes} processes on {here} GPU{'s' if here > 1 else ''}",
+            "each needs its own", 'Ask for fewer processes, or for the device "cuda" or "cpu".',
+        )  # fmt: skip
 
 
 def _command(spec: Path, processes: int) -> list[str]:
