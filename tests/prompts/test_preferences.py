@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import get_args
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +13,7 @@ from hypothesis import strategies as st
 from tests.prompts.written import answers, dropped, lines, made, record, said
 from trueline.errors import UserError
 from trueline.prompts import trl
-from trueline.prompts.preferences import preferences
+from trueline.prompts.preferences import LayoutName, preferences, reader
 from trueline.records import Preference
 
 
@@ -65,6 +69,19 @@ def test_every_layout_gives_the_same_group(tmp_path, layout, array):
     assert record(tmp_path, handle)["notes"]["layout"] == layout
     assert record(tmp_path, handle)["counts"] == {"groups": 2, "samples": 4}
     assert handle.count == {"groups": 2, "samples": 4}
+
+
+def test_the_rows_in_the_documentation_are_read_as_it_says(tmp_path):
+    """Each example of docs/data.md stands under the name of its layout and gives the pair it shows."""
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    examples = re.findall(r"### (\S+)\n(?:(?!###).)*?```json\n(.*?)\n```", page, re.S)
+    assert {name for name, _ in examples} == set(get_args(LayoutName)) - {"auto"}
+    for name, row in examples:
+        file = lines(tmp_path, row, name=f"{name}.jsonl")
+        assert reader(file).layout == name
+        (group,) = made(tmp_path, preferences(file))
+        assert "Who bakes the bread?" in group.prompt.text
+        assert [text.strip() for text in answers(group)] == ["Ada does.", "Go away."]
 
 
 def test_identity_is_the_content_of_the_file(tmp_path):
