@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trueline import fingerprint as module
 from trueline.errors import UserError
 from trueline.fingerprint import File, added, canonical, fingerprint, inside, snapshot
 from trueline.machine import Machine, Runtime
@@ -151,6 +152,21 @@ def test_a_files_identity_is_its_content(tmp_path):
     folder = fingerprint(File(tmp_path))
     (tmp_path / "a.txt").rename(tmp_path / "c.txt")
     assert fingerprint(File(tmp_path)) != folder
+
+
+def test_the_hash_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "LARGE", 3)
+    model, fresh = tmp_path / "model.bin", module._sha256_of.__wrapped__
+    model.write_bytes(b"weights")
+    at = (str(model), 7, 1)
+    assert fresh(*at) == hashlib.sha256(b"weights").hexdigest()
+    (note,) = (tmp_path / "cache" / "trueline" / "hashes").iterdir()
+    note.write_text("0" * 64)
+    assert fresh(*at) == "0" * 64  # read from the note, not from the file
+    assert fresh(str(model), 7, 2) == hashlib.sha256(b"weights").hexdigest()
+    note.write_text("torn")
+    assert fresh(*at) == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_functions_are_known_by_name_and_source_and_partials_by_their_parts():

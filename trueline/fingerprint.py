@@ -18,6 +18,7 @@ The forms, by example (tagged objects carry "~"):
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -45,6 +46,7 @@ TAG = "~"
 _DEPTH = 100  # deeper than any honest value; a container that holds itself ends here
 _MISSING = dataclasses.MISSING
 _ABSENT = "trueline-absent"
+LARGE = 32_000_000  # bytes from which on the hash of a file is worth remembering
 
 W = TypeVar("W")
 
@@ -367,5 +369,28 @@ def _sha256(path: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _sha256_of(path: str, size: int, mtime_ns: int) -> str:
+    """The hash of a file; of a large one remembered between runs as long as its size and time of change stay."""
+    note = _notes() / hashlib.sha256(f"{path}\0{size}\0{mtime_ns}".encode()).hexdigest()[:32]
+    if size >= LARGE:
+        with contextlib.suppress(OSError):
+            return _checked(note.read_text(encoding="ascii"))
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if size >= LARGE:
+        with contextlib.suppress(OSError):  # a convenience: where no note can be kept, the next run reads again
+            note.parent.mkdir(parents=True, exist_ok=True)
+            partial = note.with_name(f"{note.name}.{os.getpid()}")
+            partial.write_text(found, encoding="ascii")
+            os.replace(partial, note)
+    return found
+
+
+def _notes() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "trueline" / "hashes"
+
+
+def _checked(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise OSError("no hash")
+    return text
