@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import harness, train
 from benchmarks.harness import Options, Result, race, ratios
 
 
@@ -27,7 +27,7 @@ def test_a_race_is_interleaved_and_reports_the_median_ratio_to_the_fastest_peer(
     log: list[str] = []
     ours = scripted(log, "ours", 9, 1, 2, 1, 2, 1)
     peers = {"slow": scripted(log, "slow", 9, 4, 5, 6, 7, 5), "fast": scripted(log, "fast", 9, 3, 4, 5, 6, 2)}
-    # The best of two rounds is 4 for "slow" and 3 for "fast": 4/3 > 1.3 sends it away, having taken 4/3 and 5/4 as long.
+    # The best of two rounds is 4 for "slow" and 3 for "fast": 4/3 > 1.3 sends it away; it took 4/3 and 5/4 as long.
     result = race("case", ours, peers, bound=5.0, unit="step")
     assert log == ["ours", "slow", "fast"] * 3 + ["ours", "fast"] * 3
     assert result == Result("case", 3.0, 2.0, 5.0, "fast", 5.0, "step", "its other settings: slow ×1.29")
@@ -82,3 +82,31 @@ def test_too_few_rounds_no_case_and_a_partial_page_are_refused(argv: list[str], 
     with pytest.raises(SystemExit):
         harness.main("toy", lambda options: [], "A toy.", argv)
     assert argv[0] in capsys.readouterr().err
+
+
+def test_the_arithmetic_of_a_step_is_what_counting_by_hand_gives(monkeypatch: pytest.MonkeyPatch):
+    """One pair: a prompt of 20, answers of 2 and 4 tokens.
+
+    Ours: 26 trie tokens; the state before each answer and every answer token but the last is read: 1 + 1 + 3 = 5. A
+    token at depth d attends d + 1: 1 + ... + 20 = 210 for the prompt, 21 + 22 and 21 + 22 + 23 + 24 for the answers:
+    343 in all; the read states (depths 19; 20; 20, 21, 22) 20 + 21 + 66 = 107. TRL: two rows of 24, and square, since
+    one is padded.
+    """
+    plan = train.Plan("DPO", train.SMALL, train.Lengths("toy", (20, 20), (2, 4)), steps=1, batch=1)
+    pair = train.Pair(tuple(range(2, 22)), (30, 0), (31, 32, 33, 0))
+    monkeypatch.setitem(plan.__dict__, "pairs", [pair])
+    assert train.our_work(plan) == train.Work(tokens=26, last=5, attended=343, last_attended=107, head=5)
+    assert train.peer_work(plan, 1) == train.Work(tokens=48, last=48, attended=1152, last_attended=1152, head=46)
+    # 6 layers of 4 * 256^2 + 3 * 256 * 704 weights; attention 2 * 256 a pair; the head 256 * 8192 a row.
+    layers = 6 * 4 * 256**2 * 26 + 3 * 256 * 704 * (5 * 26 + 5)
+    expected = layers + 2 * 256 * (5 * 343 + 107) + 256 * 8192 * 5
+    assert train.our_work(plan).multiply_adds(train.SMALL) == expected
+
+
+def test_random_pairs_keep_to_their_lengths_and_end_once():
+    lengths = train.LENGTHS[1]
+    for pair in train.draw(lengths, 50, 100, seed=1):
+        assert lengths.prompt[0] <= len(pair.prompt) <= lengths.prompt[1]
+        for answer in (pair.chosen, pair.rejected):
+            assert lengths.answer[0] <= len(answer) <= lengths.answer[1]
+            assert answer[-1] == 0 and 0 not in answer[:-1] and 1 not in answer
