@@ -15,17 +15,18 @@ from trueline.feedback.compare import Compare
 from trueline.feedback.judge import judge
 from trueline.sample.draw import draw
 from trueline.sample.protocol import Sampling
-from trueline.store import Groups, Policy, Report
+from trueline.store import Policy, Report
 from trueline.train.objectives.dpo import DPO
 from trueline.train.objectives.sft import SFT
+from trueline.train.score import score
 from trueline.train.stage import train
-from trueline.train.views import Demonstrations, Pairs
+from trueline.train.views import All, Demonstrations, Pairs
 
 
 def tour(
     *,
     base: Literal["tiny", "small"] = "tiny",
-    demonstrations: int = 256,
+    demonstrations: int = 64,
     prompts: int = 512,
     samples: int = 4,
     held_out: int = 400,
@@ -48,23 +49,25 @@ def tour(
         seed: of prompts, sampling and training.
     """
     critic = Compare(by=world.Oracle(noise=noise, position_bias=position_bias, seed=seed), pairs="adjacent")
-    judgement = Compare(by=world.Oracle(seed=seed))
+    impartial = Compare(by=world.Oracle(seed=seed))
 
     start = world.base(base)
-    taught = draw(world.Teacher(), world.prompts(demonstrations, seed=seed, split="sft"), Sampling(), label="taught")
-    sft = train(start, Demonstrations(taught), SFT(), epochs=3, lr=1e-3, seed=seed, label="sft")
+    taught = draw(world.Teacher(), world.prompts(demonstrations, seed=seed, split="sft"), label="taught")
+    sft = train(start, Demonstrations(taught), SFT(), epochs=2, lr=5e-4, max_length=256, seed=seed, label="sft")
 
-    drawn = draw(sft, world.prompts(prompts, seed=seed, split="train"), Sampling(n=samples, seed=seed), label="drawn")
-    compared = judge(drawn, critic, label="compared")
-    dpo = train(sft, Pairs(compared), DPO(beta=beta), epochs=1, lr=2e-4, seed=seed, label="dpo")
+    asked = world.prompts(prompts, seed=seed, split="train", label="asked")
+    compared = judge(draw(sft, asked, Sampling(n=samples, seed=seed), label="drawn"), critic, label="compared")
+    decided = Pairs(compared, ties="drop")
+    dpo = train(sft, decided, DPO(beta=beta), epochs=1, lr=5e-4, max_length=256, seed=seed, label="dpo")
 
-    questions = world.prompts(held_out, seed=seed, split="test")
+    questions = world.prompts(held_out, seed=seed, split="test", label="held-out")
 
-    def answers(policy: Policy, name: str) -> Groups:
-        return judge(draw(policy, questions, Sampling(seed=seed), label=name), world.Gold(), label=f"{name}-graded")
+    def arm(name: str, policy: Policy) -> Arm:
+        answers = draw(policy, questions, Sampling(seed=seed), label=f"answers-{name}")
+        said = Demonstrations(answers, All())
+        own, reference = (score(x, said, label=f"logps-{name}-by-{x.label}") for x in (policy, sft))
+        return Arm(name, judge(answers, world.Gold(), label=f"graded-{name}"), policy, own, reference)
 
-    policies = {"base": start, "SFT": sft, "DPO": dpo}
-    graded = {name: answers(policy, name) for name, policy in policies.items()}
-    duels = tuple(duel(graded[name], graded["SFT"], judgement, label=f"{name}-vs-SFT") for name in ("base", "DPO"))
-    arms = tuple(Arm(name, graded[name], policies[name]) for name in policies)
+    arms = (arm("base", start), arm("SFT", sft), arm("DPO", dpo))
+    duels = tuple(duel(x.samples, arms[1].samples, impartial, label=f"{x.name}-vs-SFT") for x in (arms[0], arms[2]))
     return report("What feedback bought in the town", arms, duels, baseline="SFT")
