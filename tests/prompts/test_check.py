@@ -10,7 +10,7 @@ from tests import chats
 from tests.prompts.written import lines
 from trueline.chat import Renderer, prepare
 from trueline.errors import UserError
-from trueline.prompts.check import check, tokens
+from trueline.prompts.check import check, shown, tokens
 from trueline.prompts.files import rows
 from trueline.prompts.findings import Examiner, quantile
 from trueline.prompts.preferences import reader
@@ -179,6 +179,14 @@ def test_long_middles_are_left_out_and_said_so():
     assert text.endswith("<|im_end|>»^¶\n")
     cut = tokens(rendered, renderer, len(renderer.prompt_ids(turns[:1])), len(rendered.ids) - 3).plain
     assert "[cut here]" in cut and "^" not in cut
+
+
+def test_a_character_of_several_tokens_is_shown_whole():
+    """ "é" is two byte tokens and "🙂" four; a lone replacement character is itself."""
+    renderer = Renderer(chats.byte_level(), "plain")
+    for text in ("café", "a🙂b", "x\ufffdy", "\ufffd"):
+        ids = renderer.answer_ids(text, ended=False)
+        assert "".join(shown(ids, renderer)) == text and len(shown(ids, renderer)) == len(ids)
 
 
 def test_what_cannot_be_checked_is_refused(tmp_path, base):

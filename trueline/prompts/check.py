@@ -192,10 +192,10 @@ def tokens(rendered: Rendered, renderer: Renderer, prompt: int, max_length: int)
     """Tokens coloured by role; «trained»; ^ after the reward position. Long middles are left out, and said so."""
     from rich.text import Text
 
-    text = Text()
+    text, letters = Text(), shown(rendered.ids, renderer)
     gaps = [(SHOWN_PROMPT // 2, prompt - SHOWN_PROMPT // 2), (prompt + SHOWN_ANSWER, len(rendered.ids) - 8)]
     on = False
-    for t, (i, trained, role) in enumerate(zip(rendered.ids, rendered.trained, rendered.roles, strict=True)):
+    for t, (trained, role) in enumerate(zip(rendered.trained, rendered.roles, strict=True)):
         gap = next(((a, b) for a, b in gaps if b - a > 8 and a <= t < b), None)
         if gap and t > gap[0]:
             continue
@@ -207,8 +207,7 @@ def tokens(rendered: Rendered, renderer: Renderer, prompt: int, max_length: int)
             text.append(f" ... {gap[1] - gap[0]} tokens ... ", style="dim")
             continue
         # Alternate weights show where one token ends and the next begins.
-        style = f"{COLOURS[role]}{' underline' if trained else ''}{' bold' if t % 2 else ''}"
-        text.append(shown(i, renderer), style=style)
+        text.append(letters[t], style=f"{COLOURS[role]}{' underline' if trained else ''}{' bold' if t % 2 else ''}")
         if t == rendered.reward_position and t < max_length:
             text.append("»^" if on else "^", style="bold red")
             on = False
@@ -220,9 +219,17 @@ def tokens(rendered: Rendered, renderer: Renderer, prompt: int, max_length: int)
     return text
 
 
-def shown(token: int, renderer: Renderer) -> str:
-    """A token's text, line breaks made visible."""
-    return renderer.text_of([token]).replace("\r", "\\r").replace("\n", "¶\n")
+def shown(ids: Sequence[int], renderer: Renderer) -> list[str]:
+    """Each token's text, line breaks made visible; a character of several tokens stands with the last of them."""
+    out, held = [], 0
+    for t in range(len(ids)):
+        text = renderer.text_of(ids[t - held : t + 1])
+        partial = (
+            text.endswith("\ufffd") and held < 3 and t + 1 < len(ids)
+        )  # No character of UTF-8 has more than four bytes.
+        out.append("" if partial else text.replace("\r", "\\r").replace("\n", "¶\n"))
+        held = held + 1 if partial else 0
+    return out
 
 
 def legend() -> Text:
