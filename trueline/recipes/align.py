@@ -13,7 +13,7 @@ from typing import Literal
 from trueline.evaluate.accuracy import accuracy
 from trueline.evaluate.report import Arm, report
 from trueline.models import LoRA, pretrained
-from trueline.prompts.preferences import preferences
+from trueline.prompts.preferences import LayoutName, preferences
 from trueline.prompts.take import take
 from trueline.sample.draw import draw
 from trueline.sample.hf import HF
@@ -31,6 +31,8 @@ def align(
     base: str,
     prefs: Path,
     eval_prefs: Path,
+    layout: LayoutName = "auto",
+    reference: Path | None = None,
     loss: Literal["sigmoid", "ipo", "robust"] = "sigmoid",
     beta: float = 0.1,
     label_smoothing: float = 0.0,
@@ -56,6 +58,8 @@ def align(
         base: a Hugging Face model folder, or a hub id.
         prefs: training pairs as JSON lines: TRL's preference format, HH-RLHF transcripts or AlpacaEval annotations.
         eval_prefs: held-out pairs in any of these formats.
+        layout: the rows' format; auto recognises it by the first row.
+        reference: the reference system's outputs, for AlpacaEval rows without output_1.
         loss: DPO's loss on a pair.
         beta: DPO's inverse temperature: larger keeps the policy nearer to SFT.
         label_smoothing: share of the pairs' labels taken to be wrong, from 0 to 0.5.
@@ -76,8 +80,9 @@ def align(
         seed: of training and sampling.
     """
     start = pretrained(base)
-    pairs = preferences(File(prefs), empty=empty, same=same, label="train-pairs")
-    held_out = Pairs(preferences(File(eval_prefs), empty=empty, same=same, label="held-out-pairs"))
+    read = partial(preferences, layout=layout, empty=empty, same=same, reference=File(reference) if reference else None)
+    pairs = read(File(prefs), label="train-pairs")
+    held_out = Pairs(read(File(eval_prefs), label="held-out-pairs"))
     lora = LoRA(r=lora_r, alpha=2.0 * lora_r) if lora_r else None
     fit = partial(
         train, batch_size=batch_size, max_length=max_length, long=long, max_dropped=max_dropped, lora=lora, chat=chat,
