@@ -12,12 +12,13 @@ from tests.train import tiny
 from trueline import models
 from trueline.errors import UserError
 from trueline.machine import Machine
-from trueline.train.fit import Settings, fit
+from trueline.train.fit import fit, out_of_memory
 from trueline.train.objectives.bradley_terry import BradleyTerry
 from trueline.train.objectives.dpo import DPO
 from trueline.train.objectives.sft import SFT
 from trueline.train.optimizers import AdamW, RMSprop
 from trueline.train.rows import order, plan
+from trueline.train.settings import Settings
 
 
 def trained(objective, settings, machine=None, answers=1, n=12, dtype=torch.float32, **changes):
@@ -176,6 +177,14 @@ def test_refuses_rows_that_do_not_fit_the_objective():
         fit(model, tiny.rows(2, answers=2), SFT(), Settings())
     with pytest.raises(UserError, match="2 of 2 rows have none"):
         fit(model, tiny.rows(2, answers=2), DPO(), Settings(), reference={})
+
+
+def test_names_the_knobs_when_memory_runs_out():
+    """The cure names what is not yet turned; an actual shortage needs a device of its own."""
+    text = str(out_of_memory(3, 8000, Machine()))
+    assert "training step 3" in text and "Lower machine.micro_tokens (now 8192), or set machine.gradient" in text
+    assert "gradient_checkpointing" not in str(out_of_memory(3, 8000, Machine(gradient_checkpointing=True)))
+    assert "micro_tokens" not in str(out_of_memory(3, 2000, Machine()))
 
 
 def test_stops_at_a_loss_that_is_not_finite():

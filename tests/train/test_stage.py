@@ -140,9 +140,17 @@ def test_too_many_rows_that_cannot_teach_stop_the_run(start, store):
     assert [row["reason"] for row in dropped] == ["the two answers are the same"] * 2
 
 
+def test_the_models_own_length_is_the_longest_row(start, store):
+    """256 positions: a row of 300 tokens is too long whatever max_length says, and the record says why."""
+    policy = make(train(start, Demonstrations(town(4)), SFT(), batch_size=4))
+    assert policy.record["notes"]["max_length"].startswith("256, the model's own")
+
+
 def test_refuses_settings_when_the_recipe_is_written(start, store):
     with pytest.raises(UserError, match="Did you mean"):
         train(start, Demonstrations(town(4)), SFT(), schedule="cosin")
+    with pytest.raises(UserError, match="SFT has no use for it"):
+        train(start, Demonstrations(town(4)), SFT(), reference=start)
     with pytest.raises(UserError, match="Policy"):
         train(town(4), Demonstrations(town(4)), SFT())
 

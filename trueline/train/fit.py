@@ -86,8 +86,11 @@ class Loop:
         torch.manual_seed((self.settings.seed * 1_000_003 + number) * 1009 + self.accelerator.process_index)
         losses = []
         for batch in micro:
-            loss = self.loss(batches.to(batch, self.device))
-            (loss.sum / weight).backward()
+            try:
+                loss = self.loss(batches.to(batch, self.device))
+                (loss.sum / weight).backward()
+            except torch.OutOfMemoryError as error:
+                raise out_of_memory(number + 1, len(batch.trie), self.machine) from error
             losses.append({"loss": (loss.sum.detach() / weight, 0.0), **loss.metrics})
         if processes > 1:
             self.sum_gradients()
@@ -162,6 +165,17 @@ class Loop:
                     cure = "Lower lr, lengthen the warm-up, or compute in fp32."
                     raise UserError(f"training step {row['step']}", f"{name} is {row[name]}", "a finite number", cure)
         return logged
+
+
+def out_of_memory(step: int, tokens: int, machine: Machine) -> UserError:
+    """What to turn when a micro-batch does not fit: none of it changes the result."""
+    cures = [f"Lower machine.micro_tokens (now {machine.micro_tokens})"] if tokens > machine.micro_tokens // 2 else []
+    cures += [] if machine.gradient_checkpointing else ["set machine.gradient_checkpointing"]
+    cure = ", or ".join([*cures, "lower max_length, or train LoRA adapters"])
+    return UserError(
+        f"training step {step}", f"a micro-batch of {tokens} trie tokens does not fit into the device's memory", "",
+        cure[0].upper() + cure[1:] + "; the run goes on from its last checkpoint.",
+    )  # fmt: skip
 
 
 def summed(step: dict[str, Any]) -> dict[str, Any]:

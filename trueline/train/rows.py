@@ -97,7 +97,7 @@ class Encoder:
             sequences.append(trie.Sequence.of(prompt, ids))
             ended.append(closed)
         if len(sequences) == 2 and np.array_equal(sequences[0].ids, sequences[1].ids):
-            raise Unfit("the two answers are the same once cut")
+            raise Unfit("the two answers are the same once rendered")
         return finish(sequences, ended, example)
 
     def prompt_ids(self, messages: tuple[Message, ...]) -> list[int]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trueline.errors import UserError
+from trueline.fingerprint import call_site
 from trueline.models import LoRA
 from trueline.pipeline import stage
 from trueline.store import Logprobs, Policy
@@ -68,7 +70,11 @@ def train(
     )  # fmt: skip
     logprobs = None
     if "reference" in objective.needs:
-        logprobs = score(reference or start, view, max_length=max_length, long=long, chat=chat, machine=machine)
+        closed = "reward" in objective.needs
+        logprobs = score(reference or start, view, max_length, long, chat, closed, machine=machine)
+    elif reference is not None:
+        name = type(objective).__name__
+        raise UserError(call_site(), "train(reference=...)", f"an objective that reads one; {name} has no use for it")
     label = label or type(objective).__name__.lower()
     return trained(
         start, view, objective, settings, max_length=max_length, long=long, max_dropped=max_dropped, lora=lora,
@@ -100,7 +106,10 @@ def trained(
 
     loaded = models.load(start, machine=work.machine, chat=chat, train=True)
     reads = "reward" in objective.needs
-    encoder = Encoder(loaded.renderer, models.fitting(loaded.model, max_length), long, closed=reads)
+    fitting = models.fitting(loaded.model, max_length)
+    if fitting < max_length:
+        work.note("max_length", f"{fitting}, the model's own longest sequence, instead of {max_length}")
+    encoder = Encoder(loaded.renderer, fitting, long, closed=reads)
     rows = encode(view.examples(), encoder, work, max_dropped, expected_examples(view))
     head = None
     if reads:
