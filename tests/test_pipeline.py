@@ -251,6 +251,7 @@ def test_after_ctrl_c_the_same_call_goes_on(store):
     stop.clear()
     make(interrupted(ask(5)))
     assert [prompt.text[-1] for prompt in seen] == ["0", "1", "2", "2", "3", "4"]
+    assert (interrupted(ask(5)).record["runs"], ask(5).record["runs"]) == (2, 1)
 
 
 def run_toys(store: Path, slow: float) -> subprocess.Popen[bytes]:

@@ -299,6 +299,9 @@ def _record(artifact: Artifact, work: Work, seconds: float) -> dict[str, Any]:
         "counts": dict(work.counts),
         "notes": work.notes,
         "seconds": round(seconds, 3),
+        "runs": stores.begun(work.dir).get(
+            "runs", 1
+        ),  # more than one: stopped between, and `seconds` is the last one's
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "files": {str(file.path.absolute()): file.sha256 for file in inside(artifact.inputs, File)},
         "machine": dataclasses.asdict(work.machine),

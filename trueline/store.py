@@ -301,8 +301,8 @@ class Store:
         """Where the artefact is made: what a killed run left, under whatever label, or a new name."""
         final = self.folder(artifact)
         for part in sorted(final.parent.glob(f"*-{artifact.short}*.part")):
-            begun = _begun(part) or (read_record(part) if (part / "record.json").exists() else {})
-            if begun.get("fingerprint") == artifact.fingerprint:
+            known = begun(part) or (read_record(part) if (part / "record.json").exists() else {})
+            if known.get("fingerprint") == artifact.fingerprint:
                 return part
         return final.with_name(final.name + ".part")
 
@@ -327,8 +327,8 @@ class Store:
         try:
             lock.acquire(timeout=0.05)
         except Timeout:
-            begun = _begun(self.part(artifact))
-            waiting(f"process {begun.get('pid', '?')} on {begun.get('host', '?')}")
+            maker = begun(self.part(artifact))
+            waiting(f"process {maker.get('pid', '?')} on {maker.get('host', '?')}")
             lock.acquire(poll_interval=0.2)
         try:
             for rank in folder.glob(
@@ -352,11 +352,11 @@ class Store:
         """The `….part` folder, marked as ours; what an earlier run left in it is kept."""
         part = self.part(artifact)
         part.mkdir(parents=True, exist_ok=True)
-        begun = {
+        now = {
             "fingerprint": artifact.fingerprint, "pid": os.getpid(), "host": socket.gethostname(), "at": time.time(),
-            "runs": _begun(part).get("runs", 0) + 1,
+            "runs": begun(part).get("runs", 0) + 1,
         }  # fmt: skip
-        write_atomic(part / "begun.json", msgspec.json.encode(begun))
+        write_atomic(part / "begun.json", msgspec.json.encode(now))
         return part
 
     def finish(self, artifact: Artifact, part: Path) -> Path:
@@ -370,7 +370,8 @@ class Store:
         return final
 
 
-def _begun(part: Path) -> dict[str, Any]:
+def begun(part: Path) -> dict[str, Any]:
+    """Who began a part, when, and how many runs worked on it; {} where nobody says."""
     try:
         return dict(json.loads((part / "begun.json").read_bytes()))
     except (FileNotFoundError, NotADirectoryError, ValueError):
