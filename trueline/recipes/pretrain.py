@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from trueline.work import Work
 
 SHAPES = {"tiny": Shape(width=96, inner=256, layers=4), "small": Shape(width=192, inner=512, layers=4)}
-RATES = {"tiny": 6e-3, "small": 4e-3}
-SHOTS = (("0", 0, "good"), ("1", 1, "good"), ("5", 5, "good"), ("5 sloppy", 5, "sloppy"))
+RATES = {"tiny": 5e-3, "small": 3e-3}
+SHOTS = (("0", 0, "good"), ("1", 1, "good"), ("3", 3, "good"), ("5", 5, "good"), ("5 sloppy", 5, "sloppy"))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def pretrain(
                              world.Gold(), label=f"{size}-{shots}-{style}"))
         for name, shots, style in SHOTS
     )  # fmt: skip
-    return packed(read, measured, label=size)
+    return packed(size, read, measured, label=size)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Measured:
 
 
 @stage(Policy, rev=1, label="packed")
-def packed(work: Work, policy: Policy, measured: tuple[Measured, ...]) -> None:
+def packed(work: Work, size: str, policy: Policy, measured: tuple[Measured, ...]) -> None:
     """The policy's folder in half precision, with `provenance.json`: command, versions, loss curve, gold reward."""
     import json
 
@@ -104,9 +104,8 @@ def packed(work: Work, policy: Policy, measured: tuple[Measured, ...]) -> None:
     halved = {name: tensor.half().contiguous() for name, tensor in weights.items()}
     save_file(halved, work.dir / "model.safetensors", metadata={"format": "pt"})
     provenance = {
-        "recipe": "trueline make pretrain",
-        "fingerprint": policy.fingerprint,
-        "record": told(policy.record),
+        "command": f"trueline make pretrain --size {size}",
+        **told(policy.record),
         "gold reward": {m.name: gold_of(m.answers) for m in measured},
         "loss": curve(policy),
     }
@@ -115,7 +114,8 @@ def packed(work: Work, policy: Policy, measured: tuple[Measured, ...]) -> None:
 
 def told(record: dict[str, Any]) -> dict[str, Any]:
     """What a reader of the provenance wants of a training's record."""
-    return {key: record[key] for key in ("inputs", "counts", "seconds", "versions") if key in record}
+    kept = {key: record[key] for key in ("fingerprint", "inputs", "counts", "seconds")}
+    return kept | {"versions": record["environment"]["versions"]}
 
 
 def gold_of(answers: Groups) -> dict[str, float]:

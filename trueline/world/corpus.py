@@ -138,6 +138,7 @@ class Requests:
     weights: dict[str, list[float]]
 
     @classmethod
+    @functools.cache
     def of(cls, split: str | None = None, fame: bool = False) -> Requests:
         """All requests, or those of one split; all entities alike, or with `fame` the better known ones more often."""
         by_kind: dict[str, list[Request]] = {kind: [] for kind in SHARES}

@@ -31,7 +31,7 @@ class Shape:
     inner: int
     layers: int
     head: int = 32
-    vocabulary: int = 1280
+    vocabulary: int = 1408
     positions: int = 1024
 
 
