@@ -112,7 +112,7 @@ def test_small_savings_are_not_worth_a_node():
 
 
 def test_equal_sequences_and_prefixes_keep_their_own_entries():
-    """The same sequence twice and a prefix of it: entries and last tokens for each. One shared token saves too little."""
+    """The same sequence twice and a prefix of it: entries and last tokens for each. One shared token is no node."""
     long = Sequence.of(range(20), [1, 2])
     made = build([long, Sequence.of(range(20), [1]), long])
     assert made.nodes.tolist() == [[0, 21, 23, -1], [21, 22, 22, 0], [22, 23, 23, 0]]
