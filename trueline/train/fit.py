@@ -65,9 +65,8 @@ class Loop:
         self.per_epoch = rows.steps_per_epoch(len(self.rows), self.settings.batch_size)
         self.total = self.per_epoch * self.settings.epochs
         self.warm = schedules.warmup_steps(self.settings.warmup, self.total)
-        self.want = frozenset({"last_hidden"} if "reward" in self.objective.needs else ()) | frozenset(
-            {"logps"} & self.objective.needs
-        )
+        reads = {"logps": "logps", "reward": "last_hidden"}
+        self.want = frozenset(reads[need] for need in self.objective.needs if need in reads)
         self.dtype = models.autocast_dtype(self.machine)
         self.pending: list[dict[str, Any]] = []
 
@@ -122,11 +121,10 @@ class Loop:
 
     def clip(self) -> torch.Tensor:
         """Clip the gradients in place; their global norm before."""
-        limit = self.settings.max_grad_norm or math.inf
-        gradients = [p for p in self.parameters.values() if p.grad is not None]
-        if not self.settings.max_grad_norm:
-            return torch.nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
-        return torch.nn.utils.clip_grad_norm_(gradients, limit)
+        parameters = list(self.parameters.values())
+        if self.settings.max_grad_norm:
+            return torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over the process group."""
