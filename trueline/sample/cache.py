@@ -71,31 +71,30 @@ class Cache:
 
     # --- slots -------------------------------------------------------------------------------------------------------
 
-    def ensure(self, columns: int, like: Prefilled) -> None:
-        """Have at least so many columns."""
+    def ensure(self, columns: int) -> None:
+        """Have at least so many columns in the slots of all layers."""
         if columns <= self.columns:
             return
         columns = max(-(-columns // STEP) * STEP, min(2 * self.columns, self.columns + 1024))
-        old, self.layers = self.layers, []
-        for index, (k, v) in enumerate(like.layers):
+        for index, old in enumerate(self.layers):
             # Zeros and not whatever was in memory: a masked column still enters the products, where NaN would stay NaN.
-            new = (
-                k.new_zeros(self.rows, k.shape[0], columns, k.shape[-1]),
-                v.new_zeros(self.rows, v.shape[0], columns, v.shape[-1]),
-            )
-            if old:
-                for fresh, kept in zip(new, old[index], strict=True):
-                    fresh[:, :, : self.columns] = kept
-                old[index] = new  # lets go of the old tensors before the next layer's are made
-            self.layers.append(new)
+            new = tuple(x.new_zeros(self.rows, x.shape[1], columns, x.shape[3]) for x in old)
+            for fresh, kept in zip(new, old, strict=True):
+                fresh[:, :, : self.columns] = kept
+            self.layers[index] = (new[0], new[1])
         self.columns = columns
 
     def admit(self, slots: np.ndarray, cells: list[np.ndarray], source: Prefilled) -> None:
         """Put the prompt tokens `cells` (indices into the trie that `source` was made from) into the slots."""
+        if not self.layers:
+            self.layers = [
+                (k.new_zeros(self.rows, k.shape[0], 0, k.shape[2]), v.new_zeros(self.rows, v.shape[0], 0, v.shape[2]))
+                for k, v in source.layers
+            ]
         sizes = np.array([c.size for c in cells])
         if not sizes.sum():
             return
-        self.ensure(int(sizes.max()) + 1, source)
+        self.ensure(int(sizes.max()) + 1)
         token_at = np.concatenate(cells)
         slot_at = np.repeat(slots, sizes)
         column_at = np.concatenate([np.arange(n) for n in sizes])
@@ -117,6 +116,7 @@ class Cache:
 
     def begin_step(self, held: np.ndarray) -> None:
         """The next model call gives one token to each of the first slots, which hold so many tokens each."""
+        self.ensure(int(held.max()) + 1)
         self.layer = 0
         self.step = _Step(self, held)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from trueline.errors import UserError
 from trueline.sample.protocol import Sampling
 
 Tensor = torch.Tensor
@@ -57,6 +58,11 @@ class Chooser:
         """
         logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
         norm_N = torch.logsumexp(logits_NV, -1)
+        if not bool(torch.isfinite(norm_N).all()):
+            raise UserError(
+                "the model", "its logits are not finite numbers", "a model that computes",
+                "Its weights are broken, as after a training that diverged: train again at a lower learning rate.",
+            )  # fmt: skip
         allowed_NV = self._allowed(logits_NV, counts_N)
         if self.sampling.greedy:
             token_N = allowed_NV.argmax(-1)
@@ -89,18 +95,15 @@ class Chooser:
         return invert_blocks((logits_NV - logits_NV.amax(-1, keepdim=True)).exp_(), u_N)
 
     def _draw_nucleus(self, p_NV: Tensor, u_N: Tensor) -> Tensor:
-        """Top-p by looking at a slice of likeliest tokens, and at a longer one for rows whose slice falls short."""
-        top_p, vocabulary = self.sampling.top_p, p_NV.shape[-1]
-        token_N = torch.empty(p_NV.shape[0], dtype=torch.int64, device=p_NV.device)
-        left = torch.arange(p_NV.shape[0], device=p_NV.device)
-        k = min(SLICE, vocabulary)
-        while left.numel():
-            p_Nk, token_Nk = p_NV.index_select(0, left).topk(k)
-            enough = p_Nk.sum(-1) >= top_p if k < vocabulary else torch.ones_like(left, dtype=torch.bool)
-            done = left[enough]
-            drawn = invert(nucleus(p_Nk[enough], top_p), u_N[done])
-            token_N[done] = token_Nk[enough].gather(1, drawn[:, None])[:, 0]
-            left, k = left[~enough], min(8 * k, vocabulary)
+        """Top-p from a slice of likeliest tokens where it holds the whole set, from the vocabulary elsewhere."""
+        top_p = self.sampling.top_p
+        p_Nk, among_Nk = p_NV.topk(min(SLICE, p_NV.shape[-1]))
+        drawn_N = invert(nucleus(p_Nk, top_p), u_N)
+        token_N = among_Nk.gather(1, drawn_N[:, None])[:, 0]
+        wide = torch.nonzero(p_Nk.sum(-1) < top_p)[:, 0]
+        if wide.numel() and p_NV.shape[-1] > SLICE:
+            kept = wide_nucleus(p_NV.index_select(0, wide), top_p)
+            token_N[wide] = invert_blocks(kept, u_N[wide])
         return token_N
 
 
@@ -115,6 +118,29 @@ def nucleus(p_Nk: Tensor, top_p: float) -> Tensor:
     outside = before_Nk >= top_p
     outside[:, :1] = False
     return p_Nk.masked_fill(outside, 0.0)
+
+
+def wide_nucleus(p_NV: Tensor, top_p: float) -> Tensor:
+    """`nucleus` of probabilities in any order, without sorting them.
+
+    The bits of floats that are not negative grow with the floats: 31 halvings find the largest threshold whose tokens
+    reach `top_p`. Of tokens that tie at the threshold those with the lower index are kept, as many as it takes.
+    """
+    if p_NV.dtype != torch.float32:
+        p_NV = p_NV.float()
+    bits_NV = p_NV.view(torch.int32)
+    low = torch.zeros(p_NV.shape[0], 1, dtype=torch.int32, device=p_NV.device)
+    high = bits_NV.amax(-1, keepdim=True) + 1
+    wanted = torch.clamp(p_NV.sum(-1, keepdim=True) * (1 - 1e-6), max=top_p)
+    for _ in range(31):
+        middle = low + (high - low) // 2
+        reaches = (p_NV * (bits_NV >= middle)).sum(-1, keepdim=True) >= wanted
+        low, high = torch.where(reaches, middle, low), torch.where(reaches, high, middle)
+    above_NV = bits_NV > low
+    ties_NV = bits_NV == low
+    missing_N1 = wanted - (p_NV * above_NV).sum(-1, keepdim=True)
+    before_NV = (ties_NV.cumsum(-1) - 1) * low.view(torch.float32)
+    return p_NV * (above_NV | (ties_NV & (before_NV < missing_N1)))
 
 
 def invert(p_Nk: Tensor, u_N: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +40,9 @@ LAST = frozenset({"last_hidden"})
 # costs a few small calls per layer and step. Measured on CPU.
 SHARED_ROWS = 8
 SHARED_TOKENS = 16
-CACHE_BYTES = 4 << 30  # bounds the slots: fewer answers at once where they are long
+# What is known of the answer in a slot: which task, tokens in the slot, position and id of the token to be read next,
+# tokens said so far (that one included).
+TASK, HELD, POSITION, SAID, TOKEN = range(5)
 
 
 @dataclass(eq=False)
@@ -65,10 +68,10 @@ class _Waiting:
 
     task: int
     token: int
+    position: int
     cells: np.ndarray
     segments: tuple[Segment, ...]
     source: Prefilled
-    position: int
 
 
 @dataclass(eq=False)
@@ -76,8 +79,8 @@ class Decoder:
     """Writes answers with `model`.
 
     prompts: token ids. tasks: the answers, those of one prompt next to each other. ends: tokens that end an answer.
-    ended: given the tokens of an answer, whether the last one completes a stop text. rows: slots. ahead: trie tokens read
-    per block.
+    ended: given the tokens of an answer, whether the last one completes a stop text. rows: slots. ahead: trie tokens
+    read per block.
     """
 
     model: Any
@@ -88,30 +91,23 @@ class Decoder:
     ended: Callable[[list[int]], bool] | None = None
     rows: int = 64
     ahead: int = 8192
-    written: list[Written | None] = field(default_factory=list)
 
     def run(self) -> list[Written]:
         """All answers, in the order of the tasks."""
         self.device = next(self.model.parameters()).device
-        self.written = [None] * len(self.tasks)
-        self.said: list[list[int]] = [[] for _ in self.tasks]
-        self.logps: list[list[float]] = [[] for _ in self.tasks]
+        self.written = [Written([], [], "length") for _ in self.tasks]
+        self.keys = np.array([task.key for task in self.tasks], dtype=np.uint64)
         self.rows = min(self.rows, len(self.tasks))
         self.cache = Cache(self.rows, self.device)
-        self.waiting: deque[_Waiting] = deque()
         self.blocks = deque(self._blocks())
-        self.keys = np.array([task.key for task in self.tasks], dtype=np.uint64)
-        # Of each slot in use: its task, tokens held, position of the next token, the token to read next.
-        self.task_N = np.zeros(0, np.int64)
-        self.held_N = np.zeros(0, np.int64)
-        self.position_N = np.zeros(0, np.int64)
-        self.token_N = np.zeros(0, np.int64)
+        self.waiting: deque[_Waiting] = deque()
+        self.slots_5N = np.zeros((5, 0), np.int64)
         self.chains: list[tuple[Segment, ...]] = []
         with torch.inference_mode(), decoding(self.model):
-            self._fill()
-            while self.task_N.size:
+            self._fill(np.zeros(0, np.int64))
+            while self.chains:
                 self._step()
-        return [answer for answer in self.written if answer is not None]
+        return self.written
 
     # --- prompts -----------------------------------------------------------------------------------------------------
 
@@ -139,15 +135,15 @@ class Decoder:
         row_of = {prompt: row for row, prompt in enumerate(prompts)}
         rows = np.array([row_of[self.tasks[i].prompt] for i in block])
         logits_NV = logits_PV.index_select(0, torch.from_numpy(rows).to(self.device))
-        ids = np.array(block)
-        chosen, logps = self.choose(logits_NV, self.keys[ids], np.zeros(len(block), np.int64))
-        chain_of = self._chains(batch, rows, source)
-        ended = self._record(ids, chosen.tolist(), logps.tolist())
-        for index, row, token, over in zip(block, rows.tolist(), chosen.tolist(), ended, strict=True):
-            if not over:
-                segments, cells = chain_of[row]
-                length = len(self.prompts[self.tasks[index].prompt])
-                self.waiting.append(_Waiting(index, token, cells, segments, source, length))
+        tasks = np.array(block)
+        chosen, logps = self.choose(logits_NV, self.keys[tasks], np.zeros(len(block), np.int64))
+        chains = self._chains(batch, rows, source)
+        said = chosen.tolist()
+        over = set(self._record(tasks, said, logps.tolist()).tolist())
+        for at, (task, row) in enumerate(zip(block, rows.tolist(), strict=True)):
+            if at not in over:
+                segments, cells = chains[row]
+                self.waiting.append(_Waiting(task, said[at], len(self.prompts[prompts[row]]), cells, segments, source))
 
     def _chains(
         self, batch: tokens.Trie, rows: np.ndarray, source: Prefilled
@@ -182,11 +178,9 @@ class Decoder:
 
     # --- slots -------------------------------------------------------------------------------------------------------
 
-    def _fill(self, free: np.ndarray | None = None) -> None:
+    def _fill(self, free: np.ndarray) -> None:
         """Give free slots (those named, and those never used) to waiting answers; close ranks over what stays free."""
-        free = np.zeros(0, np.int64) if free is None else free
-        unused = np.arange(self.task_N.size, self.rows)
-        slots = np.concatenate([free, unused])
+        slots = np.concatenate([free, np.arange(len(self.chains), self.rows)])
         while len(self.waiting) < slots.size and self.blocks:
             self._read(self.blocks.popleft())
         new = [self.waiting.popleft() for _ in range(min(slots.size, len(self.waiting)))]
@@ -195,42 +189,31 @@ class Decoder:
         left = free[len(new) :]
         if left.size:
             self._close(left)
-        if new or left.size:
-            self._share()
+        self._share()
 
     def _admit(self, slots: np.ndarray, new: list[_Waiting]) -> None:
-        more = max(0, int(slots.max()) + 1 - self.task_N.size)
-        for name in ("task_N", "held_N", "position_N", "token_N"):
-            setattr(self, name, np.concatenate([getattr(self, name), np.zeros(more, np.int64)]))
+        more = max(0, int(slots.max()) + 1 - len(self.chains))
+        self.slots_5N = np.concatenate([self.slots_5N, np.zeros((5, more), np.int64)], axis=1)
         self.chains += [()] * more
-        start = 0
-        while start < len(new):
-            source = new[start].source
-            stop = next((i for i in range(start, len(new)) if new[i].source is not source), len(new))
-            self.cache.ensure(1, source)
-            self.cache.admit(slots[start:stop], [w.cells for w in new[start:stop]], source)
-            start = stop
-        self.like = new[-1].source
-        self.task_N[slots] = [w.task for w in new]
-        self.held_N[slots] = [len(w.cells) for w in new]
-        self.position_N[slots] = [w.position for w in new]
-        self.token_N[slots] = [w.token for w in new]
+        for _, part in itertools.groupby(zip(slots.tolist(), new, strict=True), key=lambda pair: id(pair[1].source)):
+            members = list(part)
+            into = np.array([slot for slot, _ in members])
+            self.cache.admit(into, [waited.cells for _, waited in members], members[0][1].source)
         for slot, waited in zip(slots.tolist(), new, strict=True):
+            self.slots_5N[:, slot] = (waited.task, len(waited.cells), waited.position, 1, waited.token)
             self.chains[slot] = waited.segments
 
     def _close(self, left: np.ndarray) -> None:
         """Move the last slots in use into the free ones before them."""
-        keep = self.task_N.size - left.size
+        keep = len(self.chains) - left.size
         holes = left[left < keep]
-        tail = np.setdiff1d(np.arange(keep, self.task_N.size), left)
+        tail = np.setdiff1d(np.arange(keep, len(self.chains)), left)
         if holes.size:
-            self.cache.move(tail, holes, int(self.held_N[tail].max()))
-            for name in ("task_N", "held_N", "position_N", "token_N"):
-                getattr(self, name)[holes] = getattr(self, name)[tail]
+            self.cache.move(tail, holes, int(self.slots_5N[HELD, tail].max()))
+            self.slots_5N[:, holes] = self.slots_5N[:, tail]
             for hole, slot in zip(holes.tolist(), tail.tolist(), strict=True):
                 self.chains[hole] = self.chains[slot]
-        for name in ("task_N", "held_N", "position_N", "token_N"):
-            setattr(self, name, getattr(self, name)[:keep])
+        self.slots_5N = self.slots_5N[:, :keep]
         del self.chains[keep:]
 
     def _share(self) -> None:
@@ -247,36 +230,32 @@ class Decoder:
     # --- a step ------------------------------------------------------------------------------------------------------
 
     def _step(self) -> None:
-        self.cache.ensure(int(self.held_N.max()) + 1, self.like)
-        self.cache.begin_step(self.held_N)
-        ids = torch.from_numpy(self.token_N).to(self.device)[:, None]
-        positions = torch.from_numpy(self.position_N).to(self.device)[:, None]
-        out = self.model(input_ids=ids, position_ids=positions, slots=self.cache, use_cache=False)
-        self.held_N = self.held_N + 1
-        self.position_N = self.position_N + 1
-        counts = np.array([len(self.said[i]) for i in self.task_N.tolist()])
-        chosen, logps = self.choose(out.logits[:, -1], self.keys[self.task_N], counts)
-        self.token_N = chosen.cpu().numpy().copy()
-        ended = self._record(self.task_N, self.token_N.tolist(), logps.tolist())
-        if any(ended):
-            self._fill(np.flatnonzero(ended))
+        """One token for every answer in a slot."""
+        self.cache.begin_step(self.slots_5N[HELD])
+        inputs = torch.from_numpy(self.slots_5N[[TOKEN, POSITION]]).to(self.device)[:, :, None]
+        out = self.model(input_ids=inputs[0], position_ids=inputs[1], slots=self.cache, use_cache=False)
+        tasks = self.slots_5N[TASK]
+        chosen, logps = self.choose(out.logits[:, -1], self.keys[tasks], self.slots_5N[SAID])
+        said = chosen.tolist()
+        self.slots_5N[[HELD, POSITION, SAID]] += 1
+        self.slots_5N[TOKEN] = said
+        over = self._record(tasks, said, logps.tolist())
+        if over.size:
+            self._fill(over)
 
-    def _record(self, tasks: np.ndarray, chosen: list[int], logps: list[float]) -> list[bool]:
-        """Note a token of each answer; which of them are finished."""
+    def _record(self, tasks: np.ndarray, chosen: list[int], logps: list[float]) -> np.ndarray:
+        """Note a token of each answer; the indices of those that are finished now."""
         over = []
-        for index, token, logp in zip(tasks.tolist(), chosen, logps, strict=True):
-            said = self.said[index]
-            said.append(token)
-            self.logps[index].append(logp)
-            stopped: Literal["stop", "length"] | None = None
-            if token in self.choose.ends or (self.ended is not None and self.ended(said)):
-                stopped = "stop"
-            elif len(said) >= self.max_tokens:
-                stopped = "length"
-            if stopped:
-                self.written[index] = Written(said, self.logps[index], stopped)
-            over.append(stopped is not None)
-        return over
+        for at, (task, token, logp) in enumerate(zip(tasks.tolist(), chosen, logps, strict=True)):
+            answer = self.written[task]
+            answer.tokens.append(token)
+            answer.logps.append(logp)
+            if token in self.choose.ends or (self.ended is not None and self.ended(answer.tokens)):
+                answer.stopped = "stop"
+                over.append(at)
+            elif len(answer.tokens) >= self.max_tokens:
+                over.append(at)
+        return np.array(over, dtype=np.int64)
 
 
 def _sequence(ids: np.ndarray) -> tokens.Sequence:
@@ -312,7 +291,7 @@ def prefill(model: Any, cache: Cache, batch: tokens.Trie) -> tuple[Tensor, Prefi
     return (logits if keep else logits[batch.last_N]), done
 
 
-def _keeps(kind: type) -> bool:
+def _keeps(kind: Any) -> bool:
     return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 
@@ -371,6 +350,6 @@ def _disagreement(model: Any) -> str:
     weight = model.get_input_embeddings().weight
     tolerance = tries.TOLERANCE.get(weight.dtype, tries.LOW_PRECISION)
     scale = max(1.0, float(wanted_E.abs().mean()))
-    if not bool(((got_E - wanted_E).abs().max() <= 10 * tolerance * scale)):
+    if not bool((got_E - wanted_E).abs().max() <= 10 * tolerance * scale):
         return "its log-probs differ from those of plain passes"
     return ""

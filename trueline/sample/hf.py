@@ -63,7 +63,7 @@ class HF:
         """The open model. Raises `RuntimeError` outside of `with`."""
         if "_writer" not in vars(self):
             raise RuntimeError("an engine is used inside `with`: with HF(policy) as engine: ...")
-        return vars(self)["_writer"]  # type: ignore[no-any-return]
+        return vars(self)["_writer"]
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in order.
@@ -208,7 +208,7 @@ class Writer:
 def _tokens_of(renderer: Any, completion: Completion) -> Sequence[int]:
     if completion.tokens is not None:
         return completion.tokens
-    return renderer.answer_ids(completion.text, ended=completion.stopped == "stop")  # type: ignore[no-any-return]
+    return renderer.answer_ids(completion.text, ended=completion.stopped == "stop")
 
 
 class _Completing:

@@ -9,6 +9,7 @@ Its tokens are words (with the space before them), so that `max_tokens` cuts and
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Scripted:
     ) -> list[list[tuple[float, ...]]]:
         """Per word (and the end, where the answer ended) 0 while it follows the script, -inf from where it leaves it.
 
-        Several replies to a prompt are alternatives, each certain.
+        Several replies to a prompt are alternatives, each certain; a stop text may end them anywhere.
         """
         return [
             [max(_follows(c, self.reply(prompt, i)) for i in range(self._count(prompt))) for c in given]
@@ -73,10 +74,10 @@ class Scripted:
 
     def _texts(self, prompt: Prompt) -> Sequence[str]:
         if not isinstance(self.replies, Mapping):
-            return self.replies  # type: ignore[no-any-return]
+            return self.replies
         for key in (prompt.id, prompt.text):
             if key in self.replies:
-                return self.replies[key]  # type: ignore[no-any-return]
+                return self.replies[key]
         if self.default is None:
             raise UserError(
                 f"engine {self.name}", f"the script has no reply to prompt {prompt.id} ({prompt.text[:40]!r})",
@@ -89,9 +90,10 @@ class Scripted:
 
     def _completion(self, text: str, sampling: Sampling) -> Completion:
         said = words(text)
-        for count in range(max(1, sampling.min_tokens), len(said) + 1):
-            ended = cut("".join(said[:count]), sampling.stop)
-            if ended is not None and count <= sampling.max_tokens:
+        for count in range(max(1, sampling.min_tokens), min(len(said), sampling.max_tokens) + 1):
+            before = len("".join(said[: count - 1]))
+            ended = cut("".join(said[:count]), sampling.stop, before)
+            if ended is not None:
                 return Completion(ended, author=self.name)
         if len(said) > sampling.max_tokens:
             return Completion("".join(said[: sampling.max_tokens]), author=self.name, stopped="length")
@@ -104,9 +106,9 @@ def words(text: str) -> list[str]:
 
 
 def _follows(completion: Completion, script: str) -> tuple[float, ...]:
-    said, meant = words(completion.text), words(script)
-    agree = 0
-    while agree < min(len(said), len(meant)) and said[agree] == meant[agree]:
-        agree += 1
-    end = (0.0 if said == meant else float("-inf"),) if completion.stopped == "stop" else ()
-    return (0.0,) * agree + (float("-inf"),) * (len(said) - agree) + end
+    said = words(completion.text)
+    agree = sum(script.startswith("".join(said[:count])) for count in range(1, len(said) + 1))
+    out = [0.0] * agree + [-math.inf] * (len(said) - agree)
+    if completion.stopped == "stop":
+        out.append(0.0 if agree == len(said) else -math.inf)
+    return tuple(out)

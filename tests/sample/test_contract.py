@@ -1,0 +1,140 @@
+"""What every engine promises. One test per promise, each for all engines; a new engine joins by a line in `ENGINES`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sample import given
+from trueline.pipeline import make
+from trueline.records import Prompt
+from trueline.sample.hf import HF
+from trueline.sample.protocol import Engine, Sampling
+from trueline.sample.scripted import Scripted
+from trueline.store import using
+
+ANSWERS = (
+    "Ada bakes the bread, and Bert sells it at the market.", "Clara keeps it. Ask her tomorrow.", "I do not know.",
+)  # fmt: skip
+
+
+def scripted(tmp):
+    return Scripted(ANSWERS)
+
+
+def llama(tmp):
+    return HF(make(given.llama(tmp / "llama")))
+
+
+def mamba(tmp):
+    return HF(make(given.mamba(tmp / "mamba")))
+
+
+ENGINES = [scripted, llama, mamba]
+
+
+@pytest.fixture(scope="module", params=ENGINES, ids=lambda f: f.__name__)
+def engine(request, tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("engine")
+    with using(tmp / "store"), request.param(tmp) as opened:
+        yield opened
+
+
+def texts(answers):
+    return [[c.text for c in said] for said in answers]
+
+
+def test_it_is_an_engine(engine):
+    assert isinstance(engine, Engine)
+    assert engine.name
+
+
+def test_n_answers_per_prompt_in_order(engine):
+    sampling = Sampling(n=3, max_tokens=12)
+    answers = engine.generate(given.PROMPTS, sampling)
+    assert [len(said) for said in answers] == [3] * len(given.PROMPTS)
+    backwards = engine.generate(given.PROMPTS[::-1], sampling)
+    assert texts(backwards[::-1]) == texts(answers)
+    assert {c.author for said in answers for c in said} == {engine.name}
+    assert engine.generate([], sampling) == []
+
+
+def test_a_rerun_says_the_same_and_another_seed_something_else(engine):
+    sampling = Sampling(n=2, max_tokens=12, seed=5)
+    answers = texts(engine.generate(given.PROMPTS, sampling))
+    assert texts(engine.generate(given.PROMPTS, sampling)) == answers
+    other = texts(engine.generate(given.PROMPTS, Sampling(n=2, max_tokens=12, seed=6)))
+    assert (other == answers) == isinstance(engine, Scripted)
+
+
+def test_an_answer_does_not_depend_on_what_is_asked_beside_it(engine):
+    """Alone, among others, or as one of more answers: prompt by prompt and number by number the same."""
+    sampling = Sampling(n=2, max_tokens=16, seed=1)
+    together = texts(engine.generate(given.PROMPTS, sampling))
+    alone = [texts(engine.generate([prompt], sampling))[0] for prompt in given.PROMPTS]
+    assert alone == together
+    more = texts(engine.generate(given.PROMPTS, Sampling(n=9, max_tokens=16, seed=1)))
+    assert [said[:2] for said in more] == together
+
+
+def test_answers_to_one_prompt_differ(engine):
+    (said,) = texts(engine.generate(given.PROMPTS[:1], Sampling(n=3, max_tokens=12)))
+    assert len(set(said)) == 3
+
+
+def test_a_cut_answer_says_so_and_is_as_long_as_allowed(engine):
+    answers = engine.generate(given.PROMPTS, Sampling(n=3, max_tokens=4))
+    cut = [c for said in answers for c in said if c.stopped == "length"]
+    assert cut
+    assert all(len(c.tokens) == 4 for c in cut if c.tokens is not None)
+    assert all(len(c.tokens) <= 4 for said in answers for c in said if c.tokens is not None)
+    longer = engine.generate(given.PROMPTS, Sampling(n=3, max_tokens=9))
+    pairs = [(a, b) for s, t in zip(answers, longer, strict=True) for a, b in zip(s, t, strict=True)]
+    assert all(b.text.startswith(a.text.rstrip("\ufffd")) for a, b in pairs)
+    assert all(a == b for a, b in pairs if a.stopped == "stop")
+
+
+def test_min_tokens_are_written(engine):
+    answers = engine.generate(given.PROMPTS, Sampling(n=3, max_tokens=9, min_tokens=9, stop=("e",)))
+    for completion in (c for said in answers for c in said if c.tokens is not None):
+        assert len(completion.tokens) == 9
+
+
+def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(engine):
+    """Against the same answers without stop texts: cut before the first of them, everything else the same."""
+    stop = ("ead", "s ", "th")
+    free = engine.generate(given.PROMPTS, Sampling(n=4, max_tokens=40))
+    stopped = engine.generate(given.PROMPTS, Sampling(n=4, max_tokens=40, stop=stop))
+    cuts = 0
+    for whole, part in ((a, b) for s, t in zip(free, stopped, strict=True) for a, b in zip(s, t, strict=True)):
+        at = min((whole.text.find(s) for s in stop if s in whole.text), default=None)
+        if at is None:
+            assert part == whole
+            continue
+        cuts += 1
+        assert (part.text, part.stopped) == (whole.text[:at], "stop")
+        assert part.tokens is None or part.tokens == whole.tokens[: len(part.tokens)]
+    assert cuts
+
+
+def test_log_probs_given_are_log_probs_read(engine):
+    """What was noted while writing is what reading the tokens gives; one number per token, the end included."""
+    answers = engine.generate(given.PROMPTS, Sampling(n=3, max_tokens=12, temperature=0.7, top_p=0.9))
+    read = engine.logprobs(given.PROMPTS, answers)
+    for said, logps in zip(answers, read, strict=True):
+        for completion, numbers in zip(said, logps, strict=True):
+            assert all(number <= 0 for number in numbers)
+            if completion.logprobs is not None:
+                assert len(completion.tokens) == len(numbers)
+                assert numbers == pytest.approx(completion.logprobs, abs=2e-4)
+
+
+def test_a_text_is_read_by_its_own_tokens(engine):
+    """Without token ids: as many numbers as words or tokens, one more where the answer ended."""
+    answers = engine.generate(given.PROMPTS[:2], Sampling(n=1, max_tokens=3))
+    from trueline.records import Completion
+
+    bare = [[Completion(c.text, stopped=stopped) for c in said for stopped in ("stop", "length")] for said in answers]
+    for ended, cut in engine.logprobs(given.PROMPTS[:2], bare):
+        assert len(ended) == len(cut) + 1
+        assert ended[:-1] == pytest.approx(cut, abs=1e-4)
+    assert engine.logprobs([Prompt.of("Why?")], [[]]) == [[]]

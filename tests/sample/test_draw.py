@@ -1,0 +1,142 @@
+"""Prompts become groups: what is written and counted, what is refused, and what a killed run leaves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.sample import given
+from tests.sample.killable import drawn
+from trueline.errors import UserError
+from trueline.pipeline import make
+from trueline.records import read_jsonl
+from trueline.sample.draw import draw
+from trueline.sample.hf import HF
+from trueline.sample.protocol import Sampling
+from trueline.sample.scripted import Scripted
+from trueline.store import using
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def store(tmp_path):
+    with using(tmp_path / "store") as made:
+        yield made
+
+
+def test_prompts_become_groups_signed_by_their_author(store):
+    samples = draw(Scripted(("Ada does.", "Go away, you!")), given.questions(), Sampling(n=2, max_tokens=2))
+    assert samples.count == {"prompts": 5, "groups": 5, "samples": 10}
+    groups = list(make(samples).read())
+    assert [g.prompt.text for g in groups] == [p.text for p in given.questions().read()]
+    assert [c.text for c in groups[0].completions] == ["Ada does.", "Go away,"]
+    assert [c.stopped for c in groups[0].completions] == ["stop", "length"]
+    assert {c.author for g in groups for c in g.completions} == {"scripted"}
+    assert samples.record["counts"] == {"prompts": 5, "groups": 5, "samples": 10, "cut": 5}
+
+
+def test_a_policy_answers_through_its_engine(store, tmp_path):
+    """The record counts tokens; the groups carry token ids that decode to the text."""
+    policy = given.llama(tmp_path / "model")
+    samples = make(draw(policy, given.questions(), Sampling(n=3, max_tokens=20)))
+    groups = list(samples.read())
+    completions = [c for g in groups for c in g.completions]
+    assert {c.author for c in completions} == {policy.name}
+    assert samples.record["counts"]["tokens"] == sum(len(c.tokens) for c in completions)
+    assert samples.record["counts"]["cut"] == sum(c.stopped == "length" for c in completions)
+    with HF(policy) as engine:
+        renderer = engine.writer.loaded.renderer
+        assert [renderer.decode(c.tokens) for c in completions] == [c.text for c in completions]
+        assert all((c.tokens[-1] in renderer.stop_ids) == (c.stopped == "stop") for c in completions)
+    assert policy in samples.parents
+
+
+def test_groups_are_asked_again(store):
+    """What was said before stays where it was said: the new groups hold the new answers."""
+    first = draw(Scripted(("one",)), given.questions(), Sampling())
+    again = make(draw(Scripted(("two",)), first, Sampling()))
+    assert [[c.text for c in g.completions] for g in again.read()] == [["two"]] * 5
+    assert again.record["counts"]["samples"] == 5
+
+
+def test_a_prompt_beyond_the_context_is_named(store, tmp_path):
+    policy = given.llama(tmp_path / "model", max_position_embeddings=96)
+    with pytest.raises(UserError, match=r"prompt p-\w+ .* at most the 96 .* Lower max_tokens") as error:
+        make(draw(policy, given.questions(), Sampling(max_tokens=60)))
+    assert "Where does the miller" in str(error.value)
+
+
+def test_such_prompts_are_dropped_where_that_was_said(store, tmp_path):
+    """Each is written aside with its reason; too large a share stops the run."""
+    policy = given.llama(tmp_path / "model", max_position_embeddings=96)
+    asked, sampling = given.questions(), Sampling(max_tokens=60)
+    with pytest.raises(UserError, match="longer than the model's context"):
+        make(draw(policy, asked, sampling, long="drop", max_dropped=0.1))
+    samples = make(draw(policy, asked, sampling, long="drop", max_dropped=0.5))
+    kept = len(list(samples.read()))
+    assert samples.record["counts"]["dropped"] == 5 - kept > 0
+    assert sum(1 for _ in read_jsonl(samples.path / "dropped.jsonl", dict)) == 5 - kept
+
+
+def test_what_cannot_answer_is_refused(store):
+    with pytest.raises(UserError, match="a policy or an engine"):
+        make(draw("Qwen", given.questions(), Sampling()))
+    with pytest.raises(UserError, match='"error" or "drop"'):
+        make(draw(Scripted(("a",)), given.questions(), Sampling(), long="cut"))
+    with pytest.raises(UserError, match="no reply to prompt"):
+        make(draw(Scripted({"Why?": ("Because.",)}), given.questions(), Sampling()))
+
+
+def test_a_prompt_that_ends_with_an_answer_is_named(store, tmp_path):
+    from trueline.records import Message, Prompt
+
+    answered = Prompt((Message("user", "Who?"), Message("assistant", "Ada.")))
+    with HF(make(given.llama(tmp_path / "model"))) as engine, pytest.raises(UserError, match=f"prompt {answered.id}"):
+        engine.generate([answered], Sampling())
+
+
+def start(store, model):
+    """The drawing of `killable` in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.sample.killable", str(store), str(model)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+
+
+def test_a_killed_drawing_goes_on_where_it_was(tmp_path):
+    """Killed after some shards: the same bytes and counts as an uninterrupted run."""
+    given.llama(tmp_path / "model")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert start(whole, tmp_path / "model").wait(300) == 0
+    process = start(broken, tmp_path / "model")
+    while len(list(broken.glob("groups/draw-*.part/shards/groups/0*.jsonl"))) < 4:
+        assert process.poll() is None, "the run was too quick to be killed"
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    left = {path: path.stat().st_mtime_ns for path in broken.glob("groups/draw-*.part/shards/groups/0*.jsonl")}
+    assert 4 <= len(left) < 20
+    assert start(broken, tmp_path / "model").wait(300) == 0
+    found = []
+    for root in (whole, broken):
+        with using(root):
+            samples = drawn(str(tmp_path / "model"))
+            found.append(((samples.path / "groups.jsonl").read_bytes(), samples.record["counts"]))
+    assert found[0] == found[1]
+
+
+def test_a_real_model_tells_a_story(store, shared_data):
+    """stories260K, greedily: it starts as its own samples do, and all log-probs are probabilities."""
+    from trueline.models import pretrained
+    from trueline.records import Prompt
+
+    with HF(make(pretrained(shared_data / "models" / "stories260K")), chat="plain") as engine:
+        ((story,),) = engine.generate([Prompt.of("Once upon a time")], Sampling(temperature=0, max_tokens=60))
+        assert "there was" in story.text[:40]
+        assert max(story.logprobs) <= 0
+        assert sum(story.logprobs) / len(story.logprobs) > -1.5
