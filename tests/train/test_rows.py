@@ -70,6 +70,19 @@ def test_an_answer_that_was_cut_trains_no_end(renderer):
     assert trained(closed, renderer) == "Ada does and<|im_end|>"
 
 
+def test_earlier_turns_are_trained_where_that_is_asked_for(renderer):
+    """Contents and end-of-turns of both assistant turns; never a user's turn, a header, or the newline after an end."""
+    talk = (*QUESTION, Message("assistant", "Ada."), Message("user", "And who sells it?"))
+    answers = (Answer("Bert does."),)
+    (last,) = encode([Example(talk, answers)], Encoder(renderer))
+    assert trained(last, renderer) == "Bert does.<|im_end|>"
+    (both,) = encode([Example(talk, answers, turns="all")], Encoder(renderer))
+    assert trained(both, renderer) == "Ada.<|im_end|>Bert does.<|im_end|>"
+    assert both.sequences[0].ids.tolist() == last.sequences[0].ids.tolist() and both.earlier == 1
+    (cut,) = encode([Example(talk, (Answer("Bert", ended=False),), turns="all")], Encoder(renderer))
+    assert trained(cut, renderer) == "Ada.<|im_end|>Bert"
+
+
 def test_an_end_written_by_the_author_is_not_doubled(renderer):
     (row,) = encode([example("Ada does.<|im_end|>")], Encoder(renderer))
     assert trained(row, renderer) == "Ada does.<|im_end|>"

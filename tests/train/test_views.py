@@ -104,6 +104,7 @@ def test_the_key_is_of_messages_and_answers_alone():
     "wrong",
     [
         lambda: Best(0),
+        lambda: Demonstrations(Held(()), turns="every"),
         lambda: Pairs(Held(()), ties="keep"),
         lambda: Pairs(Held(()), min_margin=-1),
         lambda: Documents(Held(()), form="x"),

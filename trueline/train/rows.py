@@ -28,7 +28,8 @@ Long = Literal["drop", "cut", "error"]
 class Row:
     """A tokenised example: one or two sequences, and the probability that the first is the better one.
 
-    ended: of each sequence, whether its answer carries an end-of-turn token. cost: trie tokens of the row by itself.
+    ended: of each sequence, whether its answer carries an end-of-turn token. earlier: end-of-turn tokens of the
+    assistant's earlier turns, where those are trained too. cost: trie tokens of the row by itself.
     """
 
     sequences: tuple[trie.Sequence, ...]
@@ -36,6 +37,7 @@ class Row:
     key: str
     p: float = 1.0
     whole: bool = False
+    earlier: int = 0
     cost: int = 0
 
     @property
@@ -96,6 +98,8 @@ class Encoder:
             ids, closed = self.answer_ids(answer, self.max_length - len(prompt), example)
             sequences.append(trie.Sequence.of(prompt, ids))
             ended.append(closed)
+        if example.turns == "all":
+            return self.with_earlier_turns(sequences, ended, prompt, example)
         if len(sequences) == 2 and np.array_equal(sequences[0].ids, sequences[1].ids):
             raise Unfit("the two answers are the same once rendered")
         return finish(sequences, ended, example)
@@ -122,6 +126,22 @@ class Encoder:
             raise Unfit("longer than max_length")
         self.cut += 1
         return ([*ids[: room - 1], end], True) if self.closed else (ids[:room], False)
+
+    def with_earlier_turns(
+        self, sequences: list[trie.Sequence], ended: list[bool], prompt: list[int], example: Example
+    ) -> Row:
+        """The row with the assistant's turns inside the prompt trained as well: contents and their end-of-turns."""
+        talk = (*example.messages, Message("assistant", example.answers[0].text))
+        try:
+            whole = self.renderer.conversation(talk)
+        except UserError as error:
+            raise Unfit(f"the renderer refuses it ({error.where}: {error.got})") from None
+        if whole.ids[: len(prompt)] != prompt:
+            raise Unfit("the template writes earlier turns differently once the answer is there")
+        mask = np.array(whole.trained[: len(prompt)], dtype=bool)
+        earlier = int((np.array(prompt)[mask] == self.renderer.end_id).sum())
+        longer = [trie.Sequence(s.ids, np.concatenate([mask, s.scored[len(prompt) :]])) for s in sequences]
+        return finish(longer, ended, example, earlier)
 
     def document(self, example: Example) -> Row:
         """A row whose every token is scored but the first, which nothing predicts."""
@@ -156,9 +176,10 @@ def rendered(render: Callable[..., list[int]], *arguments: Any) -> list[int]:
         raise Unfit(f"the renderer refuses it ({error.where}: {error.got})") from None
 
 
-def finish(sequences: list[trie.Sequence], ended: list[bool], example: Example) -> Row:
+def finish(sequences: list[trie.Sequence], ended: list[bool], example: Example, earlier: int = 0) -> Row:
     """The row of an example's sequences, with what it costs."""
-    return Row(tuple(sequences), tuple(ended), example.key, example.p, example.whole, trie.size(sequences))
+    cost = trie.size(sequences)
+    return Row(tuple(sequences), tuple(ended), example.key, example.p, example.whole, earlier, cost)
 
 
 def encode(
@@ -248,8 +269,9 @@ def check(row: Row, renderer: Renderer) -> None:
             raise UserError(where, "no token is trained", "the answer's tokens", "Look at it with `trueline check`.")
         if row.whole:
             continue
-        if ends != int(ended) or (ended and trained[-1] != renderer.end_id):
+        if ends != int(ended) + row.earlier or (ended and trained[-1] != renderer.end_id):
             wanted = "exactly one, at the end" if ended else "none, as the answer is cut"
+            wanted += f", and {row.earlier} of earlier turns" if row.earlier else ""
             got = f"{ends} end-of-turn tokens are trained"
             raise UserError(where, got, wanted, "Look at it with `trueline check`.")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from trueline.errors import UserError
+from trueline.fingerprint import added
 from trueline.records import Completion, Group, Message, content_hash
 
 if TYPE_CHECKING:
@@ -38,9 +39,10 @@ class Example:
 
     messages: the conversation before the answers. answers: one (a demonstration) or two (a pair). p: probability that
     answers[0] is the better of two. whole: every token is trained, not the answer alone (a document: `messages` as
-    one conversation, or a single answer as plain text). skip: why the row cannot teach; it is dropped and counted.
-    left_out: why the view's own settings leave it out; it is counted, and not held against the data. key: hash of
-    messages and answers, so that equal rows share their reference log-probs.
+    one conversation, or a single answer as plain text). turns: "all" trains the assistant's earlier turns in
+    `messages` too. skip: why the row cannot teach; it is dropped and counted. left_out: why the view's own settings
+    leave it out; it is counted, and not held against the data. key: hash of messages and answers, so that equal rows
+    share their reference log-probs.
 
     >>> Example((Message("user", "Who bakes?"),), (Answer("Ada."), Answer("Go away."))).p
     1.0
@@ -52,6 +54,7 @@ class Example:
     whole: bool = False
     skip: str = ""
     left_out: str = ""
+    turns: Literal["last", "all"] = "last"
     key: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -148,10 +151,18 @@ def mean_preference(group: Group, by: str = "") -> list[float | None]:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Answers to imitate: of each group those that `pick` chooses, one example each."""
+    """Answers to imitate: of each group those that `pick` chooses, one example each.
+
+    turns: "last" trains the answer alone, "all" the assistant's earlier turns in the prompt too.
+    """
 
     groups: Groups
     pick: Pick = field(default_factory=Best)
+    turns: Literal["last", "all"] = added("last")
+
+    def __post_init__(self) -> None:
+        if self.turns not in ("last", "all"):
+            raise UserError("Demonstrations(turns=...)", f'got "{self.turns}"', '"last" or "all"')
 
     def expected(self) -> int:
         """One example per group (every completion, for `All`)."""
@@ -162,7 +173,7 @@ class Demonstrations:
         for group in self.groups.read():
             picked = self.pick(group)
             for index in picked:
-                yield Example(group.prompt.messages, (Answer.of(group.completions[index]),))
+                yield Example(group.prompt.messages, (Answer.of(group.completions[index]),), turns=self.turns)
             if not picked:
                 reason = "no score or preference to choose by" if group.completions else "no completions"
                 yield Example(group.prompt.messages, skip=reason)
