@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from trueline import flex, nodewise, vocabulary
+from trueline.errors import UserError
 from trueline.lastlayer import LastLayer
 from trueline.layout import Layout
 
@@ -205,15 +206,17 @@ def path(model: Any) -> Path:
 
 def _prove(model: Any) -> Path:
     """Run the tiny trie and its padded twin, kernel after kernel, until one agrees."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise UserError(type(model).__name__, "it has no output head", "a causal language model", "Load one.")
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         example = _example(model)
         truth = _padded(model, example)
-        head = model.get_output_embeddings()
         with torch.no_grad():
-            read = head is not None and _same(after(model)(head(truth.hidden_TD)), truth.logits_TV)
-        if not read:
+            logits_TV = after(model)(head(truth.hidden))
+        if not truth.same(logits_TV, truth.logits):
             return Path("", False, "its logits are not those of its output head")
         return _choose(model, example, truth)
     finally:
@@ -221,11 +224,11 @@ def _prove(model: Any) -> Path:
             module.training = True
 
 
-def _choose(model: Any, example: _Example, truth: _Truth) -> Path:
-    before = model.config._attn_implementation
+def _choose(model: Any, example: _Example, truth: _Seen) -> Path:
     # Asked first, because transformers warns at length when such a model is set to another attention.
     if not getattr(model, "_can_set_attn_implementation", lambda: True)():
         return Path("", True, "it does not attend through transformers' attention interface")
+    before = model.config._attn_implementation
     reason = ""
     try:
         _register()
@@ -254,14 +257,6 @@ class _Example:
     cells_NL: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class _Truth:
-    """What the padded twin gives for each token of the tiny trie."""
-
-    hidden_TD: Tensor
-    logits_TV: Tensor
-
-
 def _example(model: Any) -> _Example:
     nodes = np.array(
         [[0, 9, 30, -1], [9, 15, 25, 0], [15, 19, 19, 1], [19, 25, 25, 1], [25, 30, 30, 0], [30, 37, 37, -1]]
@@ -278,45 +273,79 @@ def _example(model: Any) -> _Example:
     return _Example(ids_T, nodes, positions, read, cells_NL)
 
 
-def _padded(model: Any, example: _Example) -> _Truth:
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What one pass gives: final-norm hidden states (what the output head reads), logits, and how far they round."""
+
+    hidden: Tensor
+    logits: Tensor
+    tolerance: float
+
+    def at(self, index: Any) -> _Seen:
+        """Some positions of it."""
+        return _Seen(self.hidden[index], self.logits[index], self.tolerance)
+
+    def same(self, got: Tensor, wanted: Tensor) -> bool:
+        """Equal up to rounding: root-mean-square difference against the spread of what is wanted."""
+        if got.shape != wanted.shape or not torch.isfinite(got).all():
+            return False
+        got, wanted = got.double(), wanted.double()
+        return bool((got - wanted).square().mean().sqrt() <= self.tolerance * wanted.std() + 1e-300)
+
+
+def _run(model: Any, **inputs: Any) -> _Seen:
+    states: list[Tensor] = []
+    dtypes: list[torch.dtype] = []
+
+    def note(_: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
+        states.append(given[0])
+        if torch.is_autocast_enabled(given[0].device.type):
+            dtypes.append(torch.get_autocast_dtype(given[0].device.type))
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(note)
+    try:
+        logits = model(**inputs, use_cache=False).logits
+    finally:
+        hook.remove()
+    dtypes += [states[-1].dtype, logits.dtype]
+    return _Seen(states[-1], logits, max(TOLERANCE.get(dtype, LOW_PRECISION) for dtype in dtypes))
+
+
+@torch.no_grad()
+def _padded(model: Any, example: _Example) -> _Seen:
+    """What the padded twin gives for each token of the tiny trie."""
     cells_NL = torch.from_numpy(example.cells_NL).to(example.ids_T.device)
     real_NL = cells_NL >= 0
-    inputs = {"input_ids": example.ids_T[cells_NL.clamp(min=0)] * real_NL, "use_cache": False}
+    ids_NL = example.ids_T[cells_NL.clamp(min=0)] * real_NL
     try:
-        hidden_NLD, logits_NLV = _run(model, inputs)
+        seen = _run(model, input_ids=ids_NL)
     except ValueError:
         # transformers' sdpa refuses soft-capped scores; its eager attention does all that a model asks for.
         model.set_attn_implementation("eager")
-        hidden_NLD, logits_NLV = _run(model, inputs)
+        seen = _run(model, input_ids=ids_NL)
     # A shared token stands in several sequences; any of them will do.
     where_T = torch.zeros_like(example.ids_T)
     where_T[cells_NL[real_NL]] = torch.arange(real_NL.numel(), device=real_NL.device)[real_NL.flatten()]
-    return _Truth(hidden_NLD.flatten(0, 1)[where_T], logits_NLV.flatten(0, 1)[where_T])
-
-
-def _run(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Final-norm hidden states (what the output head reads) and logits of one plain pass."""
-    states: list[Tensor] = []
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: states.append(given[0]))
-    try:
-        with torch.no_grad():
-            logits = model(**inputs).logits
-    finally:
-        hook.remove()
-    return states[-1], logits
+    return _Seen(seen.hidden.flatten(0, 1), seen.logits.flatten(0, 1), seen.tolerance).at(where_T)
 
 
 def _disagreement(
-    model: Any, example: _Example, truth: _Truth, kernel: str, last: LastLayer | None
+    model: Any, example: _Example, truth: _Seen, kernel: str, last: LastLayer | None
 ) -> tuple[str, torch.nn.Module | None]:
     """Why the trie pass with `kernel` cannot be trusted, "" where it agrees with the padded one; the last attention."""
     device = example.ids_T.device
     read = example.read if last is not None else np.arange(example.positions.size)
     positions = torch.from_numpy(example.positions).to(device)
+    # A compiled kernel may fail in its backward alone, which must not come to light in the middle of a training.
+    trained = [p for p in model.parameters() if p.requires_grad][:1] if kernel == "flex" else []
     try:
-        with passing(Layout(example.nodes, example.positions, read, device), kernel, last) as given:
-            inputs = {"input_ids": example.ids_T[None], "position_ids": positions[None], "use_cache": False}
-            hidden, logits = _run(model, {**inputs, "trie": given})
+        with (
+            torch.set_grad_enabled(bool(trained)),
+            passing(Layout(example.nodes, example.positions, read, device), kernel, last) as given,
+        ):
+            seen = _run(model, input_ids=example.ids_T[None], position_ids=positions[None], trie=given)
+            if trained:
+                torch.autograd.grad(seen.hidden.float().sum(), trained, allow_unused=True)
     except Untrieable as error:
         return str(error), None
     except Exception as error:  # whatever third-party code raises, the padded path still stands
@@ -326,15 +355,7 @@ def _disagreement(
     if given.masks - {None} != given.windows - {None}:
         return f"its masks have windows {given.masks}, its attention {given.windows}", None
     rows = torch.from_numpy(read).to(device)
-    if not _same(hidden[0, rows], truth.hidden_TD[rows]) or not _same(logits[0, rows], truth.logits_TV[rows]):
+    got, wanted = seen.at(0).at(rows), truth.at(rows)
+    if not (truth.same(got.hidden.detach(), wanted.hidden) and truth.same(got.logits.detach(), wanted.logits)):
         return "its numbers over a trie differ from the padded ones", None
     return "", given.seen
-
-
-def _same(got: Tensor, wanted: Tensor) -> bool:
-    """Equal up to rounding of the dtype: root-mean-square difference against the spread of what is wanted."""
-    tolerance = max(TOLERANCE.get(x.dtype, LOW_PRECISION) for x in (got, wanted))
-    got, wanted = got.double(), wanted.double()
-    if got.shape != wanted.shape or not torch.isfinite(got).all():
-        return False
-    return bool((got - wanted).square().mean().sqrt() <= tolerance * wanted.std() + 1e-300)
