@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -65,12 +66,21 @@ class Options:
         return all(word in case.lower() for word in self.only.lower().split())
 
 
+class _Clock:
+    read: Callable[[], float] = staticmethod(time.perf_counter)
+
+
+def now() -> float:
+    """Seconds on the clock of this run: the wall's, or with `--cpu` what this process has computed."""
+    return _Clock.read()
+
+
 def timed(contestant: Contestant) -> float:
     """Seconds of one call, garbage of the one before collected first."""
     gc.collect()
-    began = time.perf_counter()
+    began = now()
     own = contestant()
-    seconds = time.perf_counter() - began
+    seconds = now() - began
     return seconds if own is None else own
 
 
@@ -135,8 +145,10 @@ def machine() -> str:
             versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             continue
+    torch = sys.modules.get("torch")
+    threads = f" ({torch.get_num_threads()} used)" if torch else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {', '.join(versions)}"
+    return f"{cores} cores{threads}, {platform.machine()}, Python {platform.python_version()}, {', '.join(versions)}"
 
 
 def number(value: float | None) -> str:
@@ -181,6 +193,14 @@ def print_table(name: str, results: Sequence[Result]) -> None:
     Console().print(table)
 
 
+def one_thread() -> None:
+    """Count what one thread computes from here on, so that other programs on the machine weigh little."""
+    import torch
+
+    torch.set_num_threads(1)
+    _Clock.read = time.process_time
+
+
 def main(
     name: str, bench: Callable[[Options], Iterable[Result]], about: str, argv: Sequence[str] | None = None
 ) -> None:
@@ -190,6 +210,7 @@ def main(
     parser.add_argument("--full", action="store_true", help="the large cases too")
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"counted rounds, at least {REPEATS}")
     parser.add_argument("--only", default="", metavar="WORDS", help="cases whose name holds all these words")
+    parser.add_argument("--cpu", action="store_true", help="count CPU seconds of one thread: for a machine in use")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--write", action="store_true", help="rewrite the table in docs/performance.md")
     args = parser.parse_args(argv)
@@ -197,16 +218,19 @@ def main(
         parser.error(f"--repeats {args.repeats}: a median of fewer than {REPEATS} rounds says little")
     if args.write and (args.only or args.quick):
         parser.error("--write: the page shows every case; leave --only and --quick out")
+    if args.cpu:
+        one_thread()
     options = Options(args.quick, args.full, args.repeats, args.only)
     results = []
     for result in bench(options):
         results.append(result)
         print(f"{result.case}: {result.ratio:.2f} ({result.low:.2f}–{result.high:.2f})", flush=True)
+        if args.json:
+            args.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n", encoding="utf-8")
     if not results:
         parser.error(f'--only "{args.only}": no case has these words in its name')
     print_table(name, results)
     print(machine())
-    if args.json:
-        args.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n", encoding="utf-8")
     if args.write:
-        write_page(name, results, said=f"Measured on: {machine()}. Median of {args.repeats} interleaved rounds.")
+        clock = " of CPU seconds" if args.cpu else ""
+        write_page(name, results, said=f"Measured on: {machine()}. Median of {args.repeats} interleaved rounds{clock}.")

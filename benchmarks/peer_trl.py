@@ -10,13 +10,14 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from benchmarks import harness
 
 if TYPE_CHECKING:
     from benchmarks.train import Pair, Plan
@@ -79,10 +80,10 @@ class StepSeconds:
         class Watch(TrainerCallback):
             def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
                 told.losses.append(0.0)
-                told.began = time.perf_counter()
+                told.began = harness.now()
 
             def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-                told.seconds += time.perf_counter() - told.began
+                told.seconds += harness.now() - told.began
 
         return Watch()
 

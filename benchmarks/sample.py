@@ -1,0 +1,255 @@
+"""Sampling side by side with transformers' own `generate`: the same tokens, by our loop and by its best setting.
+
+Ours is the loop behind the engine `HF` (`trueline.sample.decode`); the peer is `model.generate` with its dynamic and
+its static cache, and continuous batching (`ContinuousBatchingManager`). All start from the same prompts and weights in
+float32, and every greedy race first shows that both sides say the same tokens; a race that draws by top-p compares the
+seconds of equally many tokens, from the same distributions.
+
+Where lengths vary, an answer's length is a function of its first token, so that all sides end the same answers at the
+same step. What bounds the ratio is arithmetic: the tokens that each side puts through the model, padding and finished
+rows included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import harness
+from trueline import attention
+from trueline.sample import decode
+from trueline.sample.choose import Chooser, stream
+from trueline.sample.decode import Decoder, Task, Written
+from trueline.sample.protocol import Sampling
+
+VOCABULARY = 8192
+SPREAD = 3.5
+"""Standard deviation of the logits: about 3 nats of entropy, as a trained model has."""
+
+Answers = list[list[int]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Llama model by its shape; the name says its parameters without embeddings."""
+
+    name: str
+    hidden: int
+    layers: int
+    heads: int
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, untrained, with logits as far apart as a trained one's."""
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=self.hidden,
+            intermediate_size=-(-self.hidden * 8 // 3 // 32) * 32,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            max_position_embeddings=2048,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        made = LlamaForCausalLM(config).eval().requires_grad_(False)
+        for parameter in made.model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)
+        made.lm_head.weight.mul_(SPREAD / made(torch.arange(64)[None], use_cache=False).logits.std())
+        attention.enable(made)
+        if not decode.proved(made):
+            raise SystemExit("our loop is not proved for this model: nothing to race")
+        return made
+
+
+SIZES = {"5M": Size("5M", 256, 6, 8), "110M": Size("110M", 768, 12, 12)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is written: `samples` answers to each of `prompts` prompts of `length` tokens.
+
+    tokens: per answer; where `mixed`, at most, from 1, by the answer's first token. rows: answers at once. top_p: 0 for
+    greedy.
+    """
+
+    name: str
+    size: str
+    prompts: int
+    length: int
+    tokens: int
+    samples: int = 1
+    mixed: bool = False
+    rows: int = 64
+    top_p: float = 0.0
+    quick: bool = False
+    full: bool = False
+
+    @cached_property
+    def ids_PL(self) -> np.ndarray:
+        """The prompts: random tokens, all of one length, which spares the peer its padding."""
+        return np.random.default_rng(1).integers(1, VOCABULARY, (self.prompts, self.length))
+
+    @cached_property
+    def lengths_V(self) -> np.ndarray:
+        """The answer's length by its first token."""
+        if not self.mixed:
+            return np.full(VOCABULARY, self.tokens)
+        return np.random.default_rng(2).integers(1, self.tokens + 1, VOCABULARY)
+
+    @property
+    def model(self) -> Any:
+        return SIZES[self.size].model
+
+    # --- the contestants ---------------------------------------------------------------------------------------------
+
+    def ours(self) -> list[Written]:
+        """All answers, by our loop."""
+        sampling = Sampling(temperature=0.0 if not self.top_p else 1.0, top_p=self.top_p or 1.0, max_tokens=self.tokens)
+        tasks = [Task(p, stream(0, str(p), i)) for p in range(self.prompts) for i in range(self.samples)]
+        ended = (lambda said: len(said) >= self.lengths_V[said[0]]) if self.mixed else None
+        return Decoder(self.model, list(self.ids_PL), tasks, Chooser(sampling, ()), self.tokens, ended, self.rows).run()
+
+    def generate(self, cache: str) -> Answers:
+        """All answers by `generate`, `rows` at a time."""
+        from transformers import GenerationConfig, StoppingCriteriaList
+
+        config = GenerationConfig(
+            max_new_tokens=self.tokens, do_sample=bool(self.top_p), top_p=self.top_p or 1.0, top_k=0, pad_token_id=0,
+            num_return_sequences=self.samples, cache_implementation=cache,
+        )  # fmt: skip
+        per_call = max(1, self.rows // self.samples)
+        out: Answers = []
+        with as_peer(self.model), torch.inference_mode():
+            for start in range(0, self.prompts, per_call):
+                ids = torch.from_numpy(self.ids_PL[start : start + per_call])
+                said = self.model.generate(
+                    ids, attention_mask=torch.ones_like(ids), generation_config=config,
+                    stopping_criteria=StoppingCriteriaList([self._over] if self.mixed else []),
+                )  # fmt: skip
+                out += [row[: self.lengths_V[row[0]]] for row in said[:, self.length :].tolist()]
+        return out
+
+    def _over(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        said = ids.shape[1] - self.length
+        return torch.from_numpy(said >= self.lengths_V[ids[:, self.length].numpy()])
+
+    def continuous(self, answers: Sequence[Sequence[int]]) -> tuple[float, Answers]:
+        """All answers by continuous batching, each as long as in `answers`; seconds without starting its thread."""
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(max_new_tokens=self.tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+        with as_peer(self.model):
+            manager = self.model.init_continuous_batching(generation_config=config)
+            manager.start()
+            try:
+                began = time.perf_counter()
+                prompts = [row.tolist() for row in self.ids_PL.repeat(self.samples, 0)]
+                names = [manager.add_request(p, max_new_tokens=len(a)) for p, a in zip(prompts, answers, strict=True)]
+                got: dict[str, list[int]] = {}
+                while len(got) < len(names):
+                    result = manager.get_result(timeout=60)
+                    if result is None:
+                        raise RuntimeError("continuous batching stopped")
+                    if result.is_finished():
+                        got[result.request_id] = list(result.generated_tokens)
+                return time.perf_counter() - began, [got[name] for name in names]
+            finally:
+                manager.stop(block=True)
+
+    # --- the race ----------------------------------------------------------------------------------------------------
+
+    def bound(self, answers: Sequence[Sequence[int]]) -> float:
+        """Tokens that `generate` puts through the model over those that ours does."""
+        lengths = [len(a) for a in answers]
+        ours = self.prompts * self.length + sum(lengths) - len(lengths)
+        per_call = max(1, self.rows // self.samples) * self.samples
+        batches = [lengths[start : start + per_call] for start in range(0, len(lengths), per_call)]
+        return sum(len(batch) * (self.length + max(batch) - 1) for batch in batches) / ours
+
+    def race(self, options: harness.Options) -> harness.Result:
+        """Check that both sides say the same, then race."""
+        answers = [answer.tokens for answer in self.ours()]
+        peers: Mapping[str, Callable[[], float | None]] = {
+            "generate, dynamic cache": lambda: self._timed("dynamic"),
+            "generate, static cache": lambda: self._timed("static"),
+        }
+        note = f"{sum(map(len, answers))} tokens"
+        if not self.top_p:
+            for cache in ("dynamic", "static"):
+                self._same(answers, self.generate(cache), f"generate, {cache} cache")
+            note += ", greedy tokens identical"
+            if self.mixed or not options.quick:
+                self._same(answers, self.continuous(answers)[1], "continuous batching")
+                peers = {**peers, "continuous batching": lambda: self.continuous(answers)[0]}
+        unit = f"{self.prompts * self.samples} answers"
+        return harness.race(
+            self.name, self._ours_timed, peers, repeats=options.repeats, bound=self.bound(answers), unit=unit, note=note
+        )
+
+    def _ours_timed(self) -> float:
+        began = time.perf_counter()
+        self.ours()
+        return time.perf_counter() - began
+
+    def _timed(self, cache: str) -> float:
+        began = time.perf_counter()
+        self.generate(cache)
+        return time.perf_counter() - began
+
+    def _same(self, ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]], who: str) -> None:
+        different = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if list(a) != list(b)]
+        if different:
+            raise SystemExit(
+                f"{self.name}: {who} says something else in {len(different)} answers, first {different[0]}"
+            )
+
+
+class as_peer:
+    """For a block, the model attends as transformers has it by default."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.model.set_attn_implementation("sdpa")
+
+    def __exit__(self, *error: object) -> None:
+        self.model.set_attn_implementation(attention.NAME)
+
+
+CASES = (
+    Case("5M: 32 prompts, 64 tokens each", "5M", 32, 48, 64, quick=True),
+    Case("5M: 64 prompts, 64 tokens each", "5M", 64, 48, 64, quick=True),
+    Case("5M: 8 prompts, 64 tokens each", "5M", 8, 48, 64),
+    Case("5M: 32 samples of one prompt, greedy", "5M", 1, 400, 64, samples=32),
+    Case("5M: 32 samples of one prompt, top-p", "5M", 1, 400, 64, samples=32, top_p=0.9, quick=True),
+    Case("5M: mixed lengths 1-192, 64 prompts, 32 at once", "5M", 64, 48, 192, mixed=True, rows=32, quick=True),
+    Case("110M: 32 samples of one prompt, top-p", "110M", 1, 400, 32, samples=32, top_p=0.9, full=True),
+    Case("110M: 32 prompts, 32 tokens each", "110M", 32, 48, 32, full=True),
+)
+
+
+def bench(options: harness.Options) -> Iterator[harness.Result]:
+    """One result per case."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    for case in CASES:
+        wanted = case.quick if options.quick else options.full or not case.full
+        if wanted and options.wants(case.name):
+            yield case.race(options)
+
+
+if __name__ == "__main__":
+    harness.main("sample", bench, __doc__.splitlines()[0])
