@@ -107,7 +107,7 @@ def test_calls_of_a_preference_pair():
     """
     pair = [Sequence.of(range(20), [30, 31, 32, 33]), Sequence.of(range(20), [40, 41, 42])]
     trie = planned(pair, np.array([19, 20, 21, 22, 24, 25]))
-    prompt, answers = trie.plan(None)
+    prompt, answers = trie.plan(None).levels
     assert [call.queries for call in prompt.calls] == [slice(0, 27)]
     assert prompt.rows is None
     (batch,) = answers.calls
@@ -115,7 +115,7 @@ def test_calls_of_a_preference_pair():
     assert batch.gather.tolist() == [20, 21, 22, 23, 24, 25, 26, 24]
     assert batch.tokens.tolist() == list(range(20, 27))
     assert answers.rows == slice(20, 27)
-    prompt, _ = trie.plan(None, last=True)
+    prompt, _ = trie.plan(None, last=True).levels
     assert [(call.queries, call.keys, call.causal) for call in prompt.calls] == [(slice(19, 27), slice(0, 20), False)]
 
 

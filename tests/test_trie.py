@@ -216,6 +216,16 @@ def test_only_last_hidden_states():
     )
 
 
+def test_nothing_scored_is_no_error():
+    """A batch without a scored token gives empty sums and zero gradients: a rank may draw such a batch."""
+    model = tiny("llama")
+    outputs = trie.forward(model, build([Sequence.of(range(20), []), Sequence.of(range(5), [])]))
+    assert outputs.logps_N.tolist() == [0.0, 0.0]
+    assert outputs.counts_N.tolist() == [0, 0]
+    outputs.logps_N.sum().backward()
+    assert float(model.model.embed_tokens.weight.grad.abs().sum()) == 0.0
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="no prediction"):
         Sequence(np.array([1, 2]), np.array([True, True]))

@@ -71,6 +71,14 @@ class Level:
     rows: slice | torch.Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The levels of one layer; `complete` unless some token is nobody's key, because nobody reads what sees it."""
+
+    levels: tuple[Level, ...]
+    complete: bool
+
+
 @dataclass(eq=False)
 class Layout:
     """A trie as attention sees it: nodes [M, 4] (start, end, stop, parent), depth of each token, and what is read of
@@ -94,12 +102,12 @@ class Layout:
         """The window, or None where it hides nothing from anybody."""
         return None if window is None or window > int(self.positions.max(initial=0)) else window
 
-    def plan(self, window: int | None, last: bool = False) -> tuple[Level, ...]:
+    def plan(self, window: int | None, last: bool = False) -> Plan:
         """The levels of calls under a sliding window (None: unlimited), for the last layer or one before it; cached."""
-        name = (self.effective(window), last and self.read.size < self.tokens)
+        name = (self.effective(window), last and 0 < self.read.size < self.tokens)
         if name not in self.made:
             self.made[name] = _plan(self, *name)
-        plan: tuple[Level, ...] = self.made[name]
+        plan: Plan = self.made[name]
         return plan
 
 
@@ -118,7 +126,7 @@ class _Piece:
         return not self.masked and self.queries.size == self.end - self.start and self.queries[0] == self.start
 
 
-def _plan(layout: Layout, window: int | None, last: bool) -> tuple[Level, ...]:
+def _plan(layout: Layout, window: int | None, last: bool) -> Plan:
     levels: list[list[_Piece]] = []
     below: list[int] = []
     for start, end, stop, parent in layout.nodes.tolist():
@@ -138,7 +146,8 @@ def _plan(layout: Layout, window: int | None, last: bool) -> tuple[Level, ...]:
                 levels[level].append(piece)
             level += 1
         below.append(level)
-    return tuple(_level(layout, pieces, window) for pieces in levels if pieces)
+    keys = sum(piece.end - piece.start for pieces in levels for piece in pieces)
+    return Plan(tuple(_level(layout, pieces, window) for pieces in levels if pieces), keys == layout.tokens)
 
 
 def _piece(positions: np.ndarray, start: int, end: int, first: int, stop: int, window: int | None) -> _Piece:

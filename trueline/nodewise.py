@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from trueline.layout import Call, Leaves, Level
+from trueline.layout import Call, Leaves, Plan
 
 Tensor = torch.Tensor
 
@@ -120,7 +120,7 @@ PLAIN = Kernel(_plain_forward, _plain_backward)
 KERNELS = {"flash": FLASH, "plain": PLAIN}
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, plan: tuple[Level, ...], kernel: Kernel, scale: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, kernel: Kernel, scale: float) -> Tensor:
     """Attention output [1, T, H, D of v] of q [1, H, T, D], k [1, K, T, D], v over the trie that `plan` is for."""
     out_THD = _Nodewise.apply(*(x[0].transpose(0, 1) for x in (q, k, v)), plan, kernel, scale)
     return out_THD.unsqueeze(0)
@@ -150,7 +150,7 @@ class _Nodewise(torch.autograd.Function):
         wide = torch.promote_types(q_THD.dtype, torch.float32)
         out_THD: Tensor | None = None
         lse_TH: Tensor | None = None
-        for level in plan:
+        for level in plan.levels:
             parts = [_call(kernel, call, q_THD, k_TKD, v_TKD, scale) for call in level.calls]
             out = parts[0][0] if len(parts) == 1 else torch.cat([part[0] for part in parts])
             lse = parts[0][1] if len(parts) == 1 else torch.cat([part[1] for part in parts])
@@ -173,9 +173,9 @@ class _Nodewise(torch.autograd.Function):
         saved = ctx.saved_tensors
         q_THD, k_TKD, v_TKD = saved[:3]
         grad_THD = grads[0].contiguous()
-        whole = ctx.plan[0].rows is None
-        dq, dk, dv = (x.new_empty(x.shape) if whole else x.new_zeros(x.shape) for x in (q_THD, k_TKD, v_TKD))
-        for depth, level in enumerate(ctx.plan):
+        dq = q_THD.new_zeros(q_THD.shape) if ctx.plan.levels[0].rows is not None else q_THD.new_empty(0)
+        dk, dv = (x.new_empty(x.shape) if ctx.plan.complete else x.new_zeros(x.shape) for x in (k_TKD, v_TKD))
+        for depth, level in enumerate(ctx.plan.levels):
             parts = []
             for call in level.calls:
                 part, key_part, value_part = _call_backward(ctx.kernel, call, grad_THD, saved, ctx.scale)
