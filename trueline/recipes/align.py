@@ -103,7 +103,6 @@ def align(
         logps, reference = (score(x, held_out, max_length, long, chat) for x in (policy, trained_from))
         return Arm(name, answers, policy, pairs=accuracy(held_out, logps, reference, label=f"accuracy-{name}"))
 
-    arms = [arm("base", start, start), arm("DPO", dpo, sft)]
-    if sft_epochs:
-        arms.insert(1, arm("SFT", sft, start))
-    return report(f"What the pairs bought {Path(base).name}", tuple(arms), baseline="base")
+    middle = (arm("SFT", sft, start),) if sft_epochs else ()
+    arms = (arm("base", start, start), *middle, arm("DPO", dpo, sft))
+    return report(f"What the pairs bought {Path(base).name}", arms, baseline="base")

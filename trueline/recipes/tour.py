@@ -27,7 +27,7 @@ def tour(
     *,
     base: Literal["tiny", "small"] = "tiny",
     demonstrations: int = 64,
-    prompts: int = 512,
+    prompts: int = 1024,
     samples: int = 4,
     held_out: int = 400,
     beta: float = 0.1,
@@ -58,7 +58,8 @@ def tour(
     asked = world.prompts(prompts, seed=seed, split="train", label="asked")
     compared = judge(draw(sft, asked, Sampling(n=samples, seed=seed), label="drawn"), critic, label="compared")
     decided = Pairs(compared, ties="drop")
-    dpo = train(sft, decided, DPO(beta=beta), epochs=1, lr=5e-4, max_length=256, seed=seed, label="dpo")
+    objective = DPO(beta=beta, sft=0.05)
+    dpo = train(sft, decided, objective, epochs=1, lr=2e-4, max_length=256, seed=seed, label="dpo")
 
     questions = world.prompts(held_out, seed=seed, split="test", label="held-out")
 
