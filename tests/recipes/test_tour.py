@@ -1,0 +1,46 @@
+"""The tour: small from end to end, and at its own size what it claims."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from trueline.evaluate.results import Result
+from trueline.pipeline import make, missing
+from trueline.recipes.tour import tour
+from trueline.store import Store, using
+
+
+def result_of(report) -> Result:
+    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Result)
+
+
+def test_a_small_tour_ends_in_a_table_and_a_page_and_is_never_made_twice(tmp_path):
+    with using(Store(tmp_path)):
+        report = tour(demonstrations=8, prompts=8, samples=2, held_out=12)
+        make(report)
+        assert {p.name for p in report.path.iterdir()} >= {"report.json", "report.html", "table.txt", "record.json"}
+        found = result_of(report)
+        assert [arm.name for arm in found.arms] == ["base", "SFT", "DPO"]
+        assert all(arm.answers.score.n == 12 for arm in found.arms)
+        assert found.arm("SFT").kl.mean == 0  # a policy's drift from itself, over 12 prompts
+        assert missing(tour(demonstrations=8, prompts=8, samples=2, held_out=12)) == []
+        # Another beta keeps everything that does not depend on it: DPO, its answers and its account are made again.
+        again = {a.label for a in missing(tour(demonstrations=8, prompts=8, samples=2, held_out=12, beta=0.2))}
+        assert again == {
+            "dpo", "answers-DPO", "graded-DPO", "logps-DPO-by-dpo", "logps-DPO-by-sft", "DPO-vs-SFT", "report",
+        }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_sft_beats_base_and_dpo_beats_sft_by_more_than_chance(tmp_path):
+    """Gold reward on 400 held-out questions: each step's 95 % interval lies above that of the step before."""
+    with using(Store(tmp_path)):
+        report = tour()
+        make(report)
+        found = result_of(report)
+    base, sft, dpo = (found.arm(name) for name in ("base", "SFT", "DPO"))
+    assert base.answers.score.high + 0.02 < sft.answers.score.low
+    assert sft.answers.score.high + 0.02 < dpo.answers.score.low
+    assert dpo.win.rate.low > 0.55
+    assert dpo.answers.cut < 0.02
