@@ -53,12 +53,12 @@ def words(ids: Sequence[int]) -> str:
 
 
 def dataset(objective: str, pairs: Sequence[Pair]) -> Any:
-    """Pairs as TRL reads them: prompt, chosen, rejected; for SFT each answer is an example of its own."""
+    """Pairs as TRL reads them: prompt, chosen, rejected; for SFT prompt and completion."""
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
     if objective == "SFT":
-        rows = [{"prompt": words(p.prompt), "completion": words(a)} for p in pairs for a in (p.chosen, p.rejected)]
+        rows = [{"prompt": words(p.prompt), "completion": words(p.chosen)} for p in pairs]
     else:
         rows = [{"prompt": words(p.prompt), "chosen": words(p.chosen), "rejected": words(p.rejected)} for p in pairs]
     return Dataset.from_list(rows)
@@ -111,14 +111,13 @@ class Peer:
         import trl
 
         quiet()
-        examples = plan.batch * (2 if plan.objective == "SFT" else 1)
         options = {
             "output_dir": tempfile.mkdtemp(),
             "use_cpu": True,
             "bf16": False,
             "gradient_checkpointing": False,
             "per_device_train_batch_size": setting.rows,
-            "gradient_accumulation_steps": examples // setting.rows,
+            "gradient_accumulation_steps": plan.batch // setting.rows,
             "train_sampling_strategy": "sequential",
             "num_train_epochs": 1,
             "learning_rate": plan.lr,

@@ -107,7 +107,7 @@ def draw(lengths: Lengths, n: int, vocabulary: int, seed: int) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What both sides do: `steps` optimiser steps of `batch` pairs; for SFT each of the two answers is an example."""
+    """What both sides do: `steps` optimiser steps of `batch` examples: pairs, or for SFT a prompt and one answer."""
 
     objective: str
     size: Size
@@ -165,9 +165,8 @@ class Ours:
         self.model = plan.model()
         self.start = {name: x.clone() for name, x in self.model.state_dict().items()}
         self.objective = {"DPO": DPO(beta=plan.beta), "SFT": SFT(), "RM": BradleyTerry()}[plan.objective]
-        examples = plan.batch * (2 if plan.objective == "SFT" else 1)
         settings = {"schedule": "constant", "warmup": 0.0, "max_grad_norm": plan.max_grad_norm, "seed": plan.seed}
-        self.settings = Settings(lr=plan.lr, batch_size=examples, **settings)
+        self.settings = Settings(lr=plan.lr, batch_size=plan.batch, **settings)
         rows = to_rows(plan)
         self.reference = None
         if plan.objective == "DPO":
@@ -197,11 +196,9 @@ def to_rows(plan: Plan) -> list[Row]:
     """The plan's pairs as our rows, in order."""
     out = []
     for number, pair in enumerate(plan.pairs):
-        both = [trie.Sequence.of(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
-        groups = [[s] for s in both] if plan.objective == "SFT" else [both]
-        for side, group in enumerate(groups):
-            key = f"{number}-{side}"
-            out.append(Row(tuple(group), (True,) * len(group), key, cost=trie.size(group)))
+        answers = (pair.chosen,) if plan.objective == "SFT" else (pair.chosen, pair.rejected)
+        sequences = tuple(trie.Sequence.of(pair.prompt, answer) for answer in answers)
+        out.append(Row(sequences, (True,) * len(answers), str(number), cost=trie.size(sequences)))
     return out
 
 
@@ -246,7 +243,7 @@ def peer_work(plan: Plan, rows: int) -> Work:
     """Padded micro-batches of `rows` examples: a padding mask makes attention square, the head reads every position."""
     examples = [[len(p.prompt) + len(a) for a in (p.chosen, p.rejected)] for p in plan.pairs]
     if plan.objective == "SFT":
-        examples = [[n] for pair in examples for n in pair]
+        examples = [pair[:1] for pair in examples]
     total = Work()
     for at in range(0, len(examples), rows):
         lengths = [n for example in examples[at : at + rows] for n in example]
@@ -264,11 +261,10 @@ def settings(plan: Plan, quick: bool = False) -> list[Setting]:
     Every other choice is made as it was fastest when all were tried (docs/performance.md).
     """
     options: Mapping[str, Any] = {"precompute_ref_log_probs": True} if plan.objective == "DPO" else {}
-    examples = plan.batch * (2 if plan.objective == "SFT" else 1)
-    named = [("sdpa", examples), ("eager", examples), ("sdpa", 1)]
+    named = [("sdpa", plan.batch), ("eager", plan.batch), ("sdpa", 1)]
     if not quick:
-        named.insert(2, ("sdpa", examples // 2))
-    return [Setting(f"TRL {name} {cut}x{examples // cut}", examples // cut, name, options) for name, cut in named]
+        named.insert(2, ("sdpa", plan.batch // 2))
+    return [Setting(f"TRL {name} {cut}x{plan.batch // cut}", plan.batch // cut, name, options) for name, cut in named]
 
 
 def difference(case: str, ours: list[float], peer: list[float]) -> float:
@@ -291,7 +287,7 @@ def run(plan: Plan, options: harness.Options) -> harness.Result:
     return replace(
         result,
         bound=theirs.multiply_adds(plan.size) / mine.multiply_adds(plan.size),
-        unit=f"step of {plan.batch} pairs" if plan.objective != "SFT" else f"step of {2 * plan.batch} answers",
+        unit=f"step of {plan.batch} {'answers' if plan.objective == 'SFT' else 'pairs'}",
         note=f"tokens {tokens}; losses within {apart:.0e}; {result.note}",
     )
 
@@ -302,7 +298,7 @@ def bench(options: harness.Options) -> Iterator[harness.Result]:
     for size in (SMALL, LARGE) if options.full else (SMALL,):
         for objective in ("DPO", "RM", "SFT"):
             for lengths in LENGTHS[1:2] if options.quick else LENGTHS:
-                plan = Plan(objective, size, lengths, steps=1)
+                plan = Plan(objective, size, lengths, batch=16 if objective == "SFT" else 8)
                 if options.wants(plan.case):
                     yield run(plan, options)
 
