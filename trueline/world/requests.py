@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trueline.records import content_hash
-from trueline.world.town import KINDS, Attribute, Entity, kind_of, town
+from trueline.world.town import Attribute, Entity, kind_of, town
 
 PORTRAIT_ASKS = ("Tell me about {name}.", "Introduce {name} to me.", "What is there to know about {name}?")
 SECRET_ASKS = ("What is {name}'s {secret}?", "Tell me {name}'s {secret}.", "I need {name}'s {secret}.")
@@ -125,6 +125,3 @@ def read(text: str) -> Request | None:
 def attribute_of(request: Request, key: str) -> Attribute:
     """The attribute `key` of the entity that a request is about."""
     return kind_of(town().by_name[request.name.lower()]).attribute(key)
-
-
-__all__ = ["KINDS", "Request", "all_requests", "attribute_of", "question", "read", "requests_of"]
