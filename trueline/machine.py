@@ -45,6 +45,14 @@ class Machine(Runtime):
     shard: int = 64
     tracker: str = ""
 
+    def __post_init__(self) -> None:
+        least = {"processes": 1, "micro_tokens": 1, "sample_rows": 1, "threads": 0, "checkpoint_steps": 0, "shard": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least {bound}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f'precision is "{self.precision}"; "auto", "fp32" or "bf16"')
+
 
 _current: contextvars.ContextVar[Machine | None] = contextvars.ContextVar("machine", default=None)
 
