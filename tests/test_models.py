@@ -110,8 +110,6 @@ def test_a_head_is_saved_beside_the_weights(folder, tmp_path):
 def test_precision_is_chosen_by_device():
     assert models.autocast_dtype(Machine(device="cpu")) is None
     assert models.autocast_dtype(Machine(device="cpu", precision="bf16")) is torch.bfloat16
-    with pytest.raises(UserError, match="fp8"):
-        models.autocast_dtype(Machine(precision="fp8"))
 
 
 def test_a_folder_is_known_by_its_content(folder, tmp_path):
