@@ -66,6 +66,15 @@ def test_a_tokenizer_without_chat_gets_it_and_new_tokens_start_as_the_mean(tmp_p
     assert len(models.load(plain, chat="plain").tokenizer) == old.shape[0]
 
 
+def test_plain_transformers_ends_the_turn_of_a_saved_model(tmp_path):
+    """A base model ends at EOS; once it has learned turns, generate() must stop at the end-of-turn as well."""
+    loaded = models.load(folders.folder(tmp_path / "base", chat=False), train=True)
+    models.save(loaded.model, loaded.tokenizer, tmp_path / "saved")
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert loaded.renderer.end_id in opened.generation_config.eos_token_id
+    assert loaded.tokenizer.eos_token_id in opened.generation_config.eos_token_id
+
+
 def test_dropout_is_off_in_training_too(tmp_path):
     tokenizer = folders.tokenizer()
     torch.manual_seed(0)

@@ -118,6 +118,8 @@ def load(
     if added or len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         grow(model, len(tokenizer))
     renderer = Renderer(tokenizer, style=chat)
+    # A base model's own generation config ends at EOS; saved as it is, plain transformers would write past the turn.
+    model.generation_config.eos_token_id = sorted(set(renderer.stop_ids))
     without_dropout(model)
     model.config.use_cache = False
     model.to(machines.device(machine))
