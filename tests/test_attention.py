@@ -6,6 +6,8 @@ import logging
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.tries import FAMILIES, OTHERS, VOCABULARY, WIDTHS, assert_equal_to_padded, tiny
@@ -147,18 +149,27 @@ def test_wrapped_models_share_the_mark():
     assert attention.path(wrapped) is found
 
 
-def test_through_a_data_parallel_wrapper(tmp_path):
-    """One process of gloo: gradients through DistributedDataParallel equal those without."""
+def sharded(model: torch.nn.Module) -> torch.nn.Module:
+    mesh = init_device_mesh("cpu", (1,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+@pytest.mark.filterwarnings("error::UserWarning:torch.distributed.fsdp")
+@pytest.mark.parametrize("wrap", [DistributedDataParallel, sharded], ids=["replicated", "sharded"])
+def test_through_data_parallel_wrappers(wrap, tmp_path):
+    """One process of gloo: the same gradients through DDP, and through FSDP2 with weights given up after forward."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ring", rank=0, world_size=1)
     try:
-        alone, model = tiny("llama"), tiny("llama")
-        wrapped = DistributedDataParallel(model)
+        alone, model = tiny("llama"), attention.enable(tiny("llama"))
+        wrapped = wrap(model)
         for one in (alone, wrapped):
             trie.forward(one, build(LISTED)).logps_N.sum().backward()
+        for (name, a), (_, b) in zip(alone.named_parameters(), model.named_parameters(), strict=True):
+            assert torch.equal(a.grad, getattr(b.grad, "_local_tensor", b.grad)), name
     finally:
         torch.distributed.destroy_process_group()
-    for (name, a), (_, b) in zip(alone.named_parameters(), model.named_parameters(), strict=True):
-        assert torch.equal(a.grad, b.grad), name
 
 
 def test_the_last_layer_computes_only_what_is_read():

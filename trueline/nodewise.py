@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from trueline.layout import Call, Leaves, Plan
 
@@ -169,6 +170,7 @@ class _Nodewise(torch.autograd.Function):
         return out_THD
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         q_THD, k_TKD, v_TKD = saved[:3]

@@ -347,11 +347,15 @@ class _Reader:
     last_ND: torch.Tensor | None = None
 
     def run(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One pass of the outermost model; logits of unread rows never exist."""
+        """One pass of the outermost model, whose logits are a single number of no meaning."""
         with vocabulary.reading(attention.core(model).get_output_embeddings(), self._read):
-            model(**inputs, use_cache=False)
+            given = model(**inputs, use_cache=False).logits
         assert self.logps_R is not None
-        return self.logps_R, self.last_ND
+        if not given.requires_grad:
+            return self.logps_R, self.last_ND
+        # Sharding wrappers gather their weights for backward when the gradient reaches what their forward *returned*.
+        tie = given.sum() * 0
+        return self.logps_R + tie, None if self.last_ND is None else self.last_ND + tie
 
     def _read(self, hidden: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:
         hidden_XD = hidden.flatten(0, 1)
@@ -362,7 +366,7 @@ class _Reader:
             states, rows, targets = states[:0], rows[:0], targets[:0]
         states_SD = hidden_XD.index_select(0, states)
         self.logps_R = vocabulary.logps(states_SD, head, self.after, rows, targets, self.chunk)
-        return hidden.new_zeros(1, 1, 1)
+        return (states_SD if states.numel() else hidden_XD)[None, :1, :1].clone()
 
 
 def _pad(sequences: tuple[Sequence, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
