@@ -154,6 +154,7 @@ def test_equal_to_padded_in_float64(family, listed):
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 @settings(FEW, max_examples=2)
 @given(sequences())
 def test_equal_with_adapters_and_checkpointing(family, lora, checkpointing, listed):
