@@ -238,3 +238,9 @@ def test_refusals():
         build([])
     with pytest.raises(ValueError, match="not \\['hidden'\\]"):
         trie.forward(tiny("llama"), build([Sequence.of([1], [2])]), frozenset({"hidden"}))
+
+
+def test_long_answers_are_summed_to_float32_precision():
+    """3000 log-probs of -9.1 are -27300; added one by one in float32 they would be -27299.24."""
+    outputs = trie.Outputs(torch.full((3000,), -9.1), torch.zeros(3000, dtype=torch.int64), 1)
+    assert float(outputs.logps_N[0]) == pytest.approx(-27300, abs=4e-3)
