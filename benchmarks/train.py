@@ -288,7 +288,7 @@ def run(plan: Plan, options: harness.Options) -> harness.Result:
         result,
         bound=theirs.multiply_adds(plan.size) / mine.multiply_adds(plan.size),
         unit=f"step of {plan.batch} {'answers' if plan.objective == 'SFT' else 'pairs'}",
-        note=f"tokens {tokens}; losses within {apart:.0e}; {result.note}",
+        note="; ".join(filter(None, [f"tokens {tokens}; losses within {apart:.0e}", result.note])),
     )
 
 
