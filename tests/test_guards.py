@@ -27,7 +27,7 @@ LAYERS = {
     **dict.fromkeys(
         ["trie", "attention", "layout", "lastlayer", "nodewise", "flex", "vocabulary", "outputs", "lswt"], 1
     ),
-    **dict.fromkeys(["heads", "readout", "states", "turns", "passes", "tokens"], 1),
+    **dict.fromkeys(["heads", "readout", "states", "turns", "passes", "tokens", "conditions"], 1),
     **dict.fromkeys(["prompts", "sample", "feedback", "train", "evaluate", "serve", "world"], 2),
     "recipes": 3,
     **dict.fromkeys(["options", "cli"], 4),

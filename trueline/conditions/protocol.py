@@ -1,0 +1,96 @@
+"""What a condition is, and the one place where it is put in front of a prompt.
+
+    condition = QuantilePhrases.tldr()
+    (said,) = condition.describe([group])                     one `Described` per completion: words, and a class
+    condition.render(said[0])                                 "Good. input: "
+    condition.ask(prompt)                                     "Excellent. input: "
+    conditioned(prompt.messages, condition.ask(prompt))       what the policy is asked
+
+A rendered condition travels beside the prompt, as `Completion.ask` and as a training example's `condition`; the prompt
+stays bare. So nothing ever has to be stripped, and a prompt that holds the condition's own words loses none of its own.
+
+Nothing here knows of sampling, training or tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import msgspec
+
+from trueline.errors import UserError
+from trueline.records import Group, Message, Prompt
+
+NO_CLASS = -1
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is said of one completion: in words, and its class (0 is the best; `NO_CLASS` has words but no class)."""
+
+    text: str
+    rank: int
+
+
+@runtime_checkable
+class Condition(Protocol):
+    """Describes answers, and asks for them: a frozen dataclass, whose fields are its identity.
+
+    target: the class that is asked for; 0, the best, unless `asking` changed it. classes: how many there are. tokens:
+    what the vocabulary must have added, () where the condition is made of words. banned: tokens that are not drawn
+    while the condition asks.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def target(self) -> int: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def tokens(self) -> tuple[str, ...]: ...
+
+    @property
+    def banned(self) -> tuple[str, ...]: ...
+
+    def describe(self, groups: Sequence[Group]) -> list[list[Described | None]]:
+        """Per group and completion what is said of it; None where its critic abstained."""
+        ...
+
+    def ask(self, prompt: Prompt) -> str:
+        """What is put in front of `prompt` to get an answer of the class `target`, rendered."""
+        ...
+
+    def render(self, described: Described) -> str:
+        """What is put in front of the prompt of an answer to learn it, rendered as `ask` renders."""
+        ...
+
+
+C = TypeVar("C", bound=Condition)
+
+
+def asking(condition: C, target: int) -> C:
+    """The same condition, asking for the class `target`. Raises `UserError` for a class that it does not have."""
+    if not isinstance(target, int) or isinstance(target, bool) or not 0 <= target < condition.classes:
+        wanted = f"a class of {condition.name}: 0, the best, to {condition.classes - 1}"
+        raise UserError(f"asking(..., {target!r})", "there is no such class", wanted)
+    chosen: Any = condition
+    return dataclasses.replace(chosen, target=target)
+
+
+def conditioned(messages: Sequence[Message], condition: str) -> tuple[Message, ...]:
+    """`messages` with a rendered condition in front of the first one's content; as they are where it is "".
+
+    >>> conditioned((Message("user", "Who bakes?"),), "Good. input: ")[0].content
+    'Good. input: Who bakes?'
+    """
+    if not condition or not messages:
+        return tuple(messages)
+    first, *rest = messages
+    return (msgspec.structs.replace(first, content=condition + first.content), *rest)
