@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import msgspec
 
 from trueline.errors import UserError
-from trueline.records import Group, Message, Prompt
+from trueline.records import Feedback, Group, Message, Prompt
 
 NO_CLASS = -1
 
@@ -77,11 +77,38 @@ C = TypeVar("C", bound=Condition)
 
 def asking(condition: C, target: int) -> C:
     """The same condition, asking for the class `target`. Raises `UserError` for a class that it does not have."""
-    if not isinstance(target, int) or isinstance(target, bool) or not 0 <= target < condition.classes:
-        wanted = f"a class of {condition.name}: 0, the best, to {condition.classes - 1}"
-        raise UserError(f"asking(..., {target!r})", "there is no such class", wanted)
+    check_target(condition.name, target, condition.classes)
     chosen: Any = condition
     return dataclasses.replace(chosen, target=target)
+
+
+def check_target(name: str, target: Any, classes: int) -> None:
+    """Refuse a class to ask for that the condition `name` does not have."""
+    if not isinstance(target, int) or isinstance(target, bool) or not 0 <= target < classes:
+        raise UserError(f"{name}: target={target!r}", "there is no such class", f"0, the best, to {classes - 1}")
+
+
+def check_texts(name: str, texts: Any, least: int = 1) -> None:
+    """Refuse what is no tuple of at least `least` texts, none empty and no two the same but for case and space."""
+    if not isinstance(texts, tuple) or len(texts) < least or not all(isinstance(x, str) and x.strip() for x in texts):
+        raise UserError(name, f"got {texts!r}", f"a tuple of {least} texts or more, none of them empty")
+    if len({folded(text) for text in texts}) < len(texts):
+        raise UserError(name, f"got {texts!r}", "texts that differ in more than case and space")
+
+
+def folded(text: str) -> str:
+    """A text as it is compared with others: without surrounding space, runs of space as one, without case."""
+    return " ".join(text.split()).casefold()
+
+
+def last_said(group: Group, what: str, by: str = "") -> list[Feedback | None]:
+    """Per completion the last feedback (by critic `by`; "" is any) whose field `what` is given; None where there is
+    none."""
+    out: list[Feedback | None] = []
+    for said in group.feedback or ((),) * len(group.completions):
+        given = [f for f in said if getattr(f, what) is not None and by in ("", f.by)]
+        out.append(given[-1] if given else None)
+    return out
 
 
 def conditioned(messages: Sequence[Message], condition: str) -> tuple[Message, ...]:
