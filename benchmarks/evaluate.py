@@ -32,9 +32,10 @@ from lm_eval.models.huggingface import HFLM
 
 from benchmarks import harness
 from benchmarks.train import Size, Work
-from trueline import passes, trie
+from trueline import trie
 from trueline.evaluate.lm_eval import LM
 from trueline.machine import Machine
+from trueline.trie import passes
 
 TOLERANCE = 1e-4
 MACHINE = Machine(device="cpu", precision="fp32")

@@ -23,7 +23,7 @@ from benchmarks import harness
 from benchmarks.sample import SIZES, VOCABULARY, as_peer, run
 from trueline import trie
 from trueline.heads import Head
-from trueline.readout import Heads
+from trueline.heads.readout import Heads
 from trueline.sample.choose import Chooser, stream
 from trueline.sample.decode import Decoder, Reading, Task, Written
 from trueline.sample.protocol import Sampling

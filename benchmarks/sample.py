@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from benchmarks import harness
-from trueline import attention
 from trueline.sample import decode
 from trueline.sample.choose import Chooser, stream
 from trueline.sample.decode import Decoder, Task, Written
 from trueline.sample.protocol import Sampling
+from trueline.trie import attention
 
 VOCABULARY = 8192
 SPREAD = 3.5

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from trueline import cli
-from trueline.loading import names
+from trueline.pipeline.loading import names
 
 STUDY = '''"""A toy study."""
 import time

@@ -21,13 +21,10 @@ EVERYTHING = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT /
 EXCEPTIONS: dict[str, str] = {}  # "path" or "path:function" -> "date: reason"
 
 LAYERS = {
-    **dict.fromkeys(["errors", "records", "store", "fingerprint", "machine", "progress", "work"], 0),
-    **dict.fromkeys(["files", "transcripts"], 0),
-    **dict.fromkeys(["chat", "template", "models", "planning", "runs", "failures", "pipeline", "loading", "worker"], 1),
     **dict.fromkeys(
-        ["trie", "attention", "layout", "lastlayer", "nodewise", "flex", "vocabulary", "outputs", "lswt"], 1
+        ["errors", "records", "files", "transcripts", "fingerprint", "machine", "progress", "work", "store"], 0
     ),
-    **dict.fromkeys(["heads", "readout", "states", "turns", "passes", "tokens", "conditions"], 1),
+    **dict.fromkeys(["pipeline", "chat", "conditions", "models", "trie", "heads", "lswt"], 1),
     **dict.fromkeys(["prompts", "sample", "feedback", "train", "evaluate", "serve", "world"], 2),
     "recipes": 3,
     **dict.fromkeys(["options", "cli"], 4),

@@ -20,14 +20,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trueline import loading, pipeline
 from trueline import machine as machines
+from trueline import pipeline
 from trueline import store as stores
 from trueline.errors import UserError, closest
 from trueline.machine import Machine
 from trueline.options import CommandLine, Key, Option, check_effects, expand
-from trueline.planning import show_record
-from trueline.runs import Run
+from trueline.pipeline import loading
+from trueline.pipeline.planning import show_record
+from trueline.pipeline.runs import Run
 from trueline.store import Artifact, Report
 
 COMMANDS = {

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import torch
 
     from trueline.chat import Renderer
+    from trueline.heads.readout import Heads
     from trueline.machine import Machine
-    from trueline.readout import Heads
     from trueline.work import Work
 
 ONE_THREAD = 4_000_000  # parameters below which one CPU thread is at least as fast as several
@@ -110,9 +110,9 @@ def load(
     """
     import torch
 
-    from trueline import attention
     from trueline import machine as machines
     from trueline.chat import Renderer
+    from trueline.trie import attention
 
     folder = folder_of(policy)
     tokenizer = open_tokenizer(folder)

@@ -9,12 +9,13 @@ import torch
 from tests.evaluate.items import by, passage, plainly
 from tests.folders import folder
 from tests.tries import exact_norms
-from trueline import models, passes, trie
+from trueline import models, trie
 from trueline.errors import UserError
 from trueline.evaluate import choice
 from trueline.evaluate.protocol import Item
 from trueline.machine import Machine
 from trueline.records import Message
+from trueline.trie import passes
 
 
 @pytest.fixture(scope="module")

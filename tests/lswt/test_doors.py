@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from tests import folders
 from tests.lswt.small import KINDS, S, ids, model, same
 from tests.tries import assert_equal_to_padded, sequences
-from trueline import attention, heads, models, trie, vocabulary
+from trueline import heads, models, trie
 from trueline.lswt import LSWTForCausalLM
 from trueline.pipeline import make
 from trueline.records import Prompt
@@ -18,6 +18,7 @@ from trueline.sample import decode
 from trueline.sample.hf import HF
 from trueline.sample.protocol import Sampling
 from trueline.store import using
+from trueline.trie import attention, vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trueline import attention, trie
+from trueline import trie
 from trueline.chat import Renderer
 from trueline.heads import Head
 from trueline.machine import Machine
@@ -23,6 +23,7 @@ from trueline.train.objectives.sft import SFT
 from trueline.train.rows import Encoder, encode
 from trueline.train.settings import Settings
 from trueline.train.views import Answer, Example
+from trueline.trie import attention
 
 trl = pytest.importorskip("trl", reason="the peer library trl is not installed (extra `bench`)")
 datasets = pytest.importorskip("datasets", reason="the library datasets is not installed (extra `bench`)")

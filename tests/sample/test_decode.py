@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tests import tries as families
-from trueline import attention
 from trueline.sample import decode
 from trueline.sample.choose import Chooser, stream
 from trueline.sample.decode import Decoder, Task
 from trueline.sample.protocol import Sampling
+from trueline.trie import attention
 
 RNG = np.random.default_rng(0)
 SHARED = RNG.integers(0, families.VOCABULARY, 30)

@@ -8,9 +8,9 @@ import transformers
 
 from tests import tries as families
 from tests.sample.test_decode import PROMPTS, written
-from trueline import attention
 from trueline.sample import decode, lean
 from trueline.sample.protocol import Sampling
+from trueline.trie import attention
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

@@ -11,10 +11,10 @@ from tests.train import tiny
 from tests.train.town import town
 from trueline import heads, models, trie
 from trueline.errors import UserError
-from trueline.heads import AttentionPooler, Head, Last, Layer, Shape, WeightedSum
+from trueline.heads import AttentionPooler, Head, Last, Layer, ModelShape, WeightedSum
+from trueline.heads.readout import Heads
 from trueline.machine import Machine
 from trueline.pipeline import make
-from trueline.readout import Heads
 from trueline.records import Message
 from trueline.train.fit import fit
 from trueline.train.objectives.dph import DPH
@@ -113,7 +113,7 @@ def test_every_kind_learns_and_micro_batches_change_nothing(aggregate):
     for micro_tokens in (100_000, 1):
         model, data = tiny.model(dtype=torch.float64), tiny.rows(4, 2)
         torch.manual_seed(1)
-        made = Heads(Head(pooler="bert", aggregate=aggregate), Shape(32, 64, 4, 3, (5, tiny.END))).double()
+        made = Heads(Head(pooler="bert", aggregate=aggregate), ModelShape(32, 64, 4, 3, (5, tiny.END))).double()
         history = fit(
             model, data, DPH(), Settings(lr=3e-3, epochs=3, batch_size=4, warmup=0.0), heads=made,
             machine=Machine(micro_tokens=micro_tokens),

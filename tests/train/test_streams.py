@@ -12,7 +12,7 @@ from tests import folders
 from tests.toys import ask
 from tests.train import tiny
 from tests.train.town import texts
-from trueline import attention, lswt, models, trie
+from trueline import lswt, models, trie
 from trueline.errors import UserError
 from trueline.lswt import LSWTConfig, LSWTForCausalLM
 from trueline.machine import Machine
@@ -26,6 +26,7 @@ from trueline.train.rows import Row
 from trueline.train.settings import Recurrence, Settings
 from trueline.train.stage import freeze_parts, train
 from trueline.train.views import Documents
+from trueline.trie import attention
 from trueline.work import Work
 
 CPU = Machine(device="cpu", threads=1)

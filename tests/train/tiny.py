@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trueline import attention, trie
+from trueline import trie
 from trueline.train.rows import Row
+from trueline.trie import attention
 
 END = 2
 

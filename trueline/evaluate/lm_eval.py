@@ -23,10 +23,11 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
 
-from trueline import attention, models, passes, trie
 from trueline import machine as machines
+from trueline import models, trie
 from trueline.errors import UserError, closest
 from trueline.sample.protocol import Sampling, continuations
+from trueline.trie import attention, passes
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -36,7 +36,8 @@ class LogProb(PolicyCritic):
         return f"logprob:{self.per}:{self.policy.name}"
 
     def read(self, loaded: Loaded, sequences: Sequence[trie.Sequence]) -> Sequence[float]:
-        from trueline import models, passes
+        from trueline import models
+        from trueline.trie import passes
 
         found = passes.logps(loaded.model, sequences, dtype=models.autocast_dtype())
         return (found.logps_N / found.counts_N if self.per == "token" else found.logps_N).tolist()

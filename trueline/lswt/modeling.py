@@ -31,10 +31,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
-from trueline.attention import Untrieable
 from trueline.lswt.cache import LSWTCache
 from trueline.lswt.configuration import LSWTConfig
-from trueline.vocabulary import Projected
+from trueline.trie.attention import Untrieable
+from trueline.trie.vocabulary import Projected
 
 Tensor = torch.Tensor
 Memory = tuple[Tensor, ...]

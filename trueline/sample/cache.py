@@ -10,7 +10,7 @@ One `Cache` serves one run of the decode loop. It holds what each answer sees in
 
 The model is called without a cache of its own (`use_cache=False`, one new token per row, its position given); its
 layers reach `attend` through transformers' attention interface, in the order in which they run. The same calls over a
-trie of prompts only capture keys and values, and attend as `trueline.attention` does.
+trie of prompts only capture keys and values, and attend as `trueline.trie.attention` does.
 
 Shape suffixes: S slots in use, K key heads, G query heads per key head, C columns, L columns in use, D head width, T
 tokens of a trie of prompts, P tokens of a segment, W rows admitted at once.
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueline import attention as tries
+from trueline.trie import attention as tries
 
 Tensor = torch.Tensor
 

@@ -23,13 +23,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from trueline import attention as tries
 from trueline import trie as tokens
 from trueline.sample import cache as caches
 from trueline.sample import lean
 from trueline.sample.cache import Cache, Prefilled, Segment
 from trueline.sample.choose import Chooser
 from trueline.sample.protocol import Sampling
+from trueline.trie import attention as tries
 
 Tensor = torch.Tensor
 

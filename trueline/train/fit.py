@@ -20,18 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trueline import attention, models, trie
 from trueline import machine as machines
+from trueline import models, trie
 from trueline.errors import UserError
 from trueline.train import batches, checkpoints, rows, schedules, streams
 from trueline.train.objectives.protocol import as_vector
 from trueline.train.optimizers import built, parameter_groups
 from trueline.train.settings import Settings
+from trueline.trie import attention
 
 if TYPE_CHECKING:
+    from trueline.heads.readout import Heads
     from trueline.machine import Machine
     from trueline.progress import Meter
-    from trueline.readout import Heads
     from trueline.train.objectives.protocol import Batch, Loss, Objective
     from trueline.train.rows import Row
     from trueline.work import Work

@@ -21,9 +21,9 @@ from trueline.train.settings import Recurrence, Settings
 from trueline.train.views import View, expected_examples, expected_tokens
 
 if TYPE_CHECKING:
+    from trueline.heads.readout import Heads
     from trueline.machine import Machine
     from trueline.models import Loaded
-    from trueline.readout import Heads
     from trueline.train.objectives.protocol import Objective
     from trueline.train.rows import Long
     from trueline.work import Work

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trueline import attention, trie, vocabulary
+from trueline import trie
 from trueline.errors import UserError
 from trueline.train.rows import Row, order
+from trueline.trie import attention, vocabulary
 
 if TYPE_CHECKING:
     from trueline.train.objectives.protocol import Batch

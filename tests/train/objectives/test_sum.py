@@ -10,11 +10,12 @@ import torch
 from tests.train import tiny
 from tests.train.objectives.given import given, value
 from tests.tries import exact_norms
-from trueline import trie, worker
+from trueline import trie
 from trueline.errors import UserError
 from trueline.fingerprint import fingerprint
 from trueline.heads import Head
 from trueline.machine import Machine
+from trueline.pipeline import worker
 from trueline.train import batches
 from trueline.train.fit import divided, fit
 from trueline.train.objectives.dph import DPH

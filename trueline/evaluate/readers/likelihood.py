@@ -43,8 +43,9 @@ class Likelihood:
 
     def read(self, opened: Loaded | None, items: Iterable[Item]) -> Iterator[Scores]:
         """One `Scores` per item. Raises `UserError` for an option that has no tokens."""
-        from trueline import models, passes
+        from trueline import models
         from trueline.evaluate import choice
+        from trueline.trie import passes
 
         assert opened is not None, "a likelihood is a policy's"
         for block in choice.blocks(items, opened):
