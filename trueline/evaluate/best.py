@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -115,15 +115,19 @@ def pick(scores: Sequence[float | None]) -> int | None:
     return -max(known)[1] if known else None
 
 
-def signer(groups: Sequence[Group], by: str, where: str) -> str | None:
-    """The name under which a reader's scores stand, None for any. Raises `UserError` for one that scored nothing."""
-    names = list(dict.fromkeys(f.by for g in groups for of in g.feedback for f in of if f.score is not None))
+def signer(groups: Sequence[Group], by: str, where: str, said: Literal["score", "label"] = "score") -> str | None:
+    """The name under which a reader's scores (or labels) stand, None for any.
+
+    Raises `UserError` for a reader that said nothing of the kind.
+    """
+    names = list(dict.fromkeys(f.by for g in groups for of in g.feedback for f in of if getattr(f, said) is not None))
     wanted = unlabelled(by)
     known = {name: unlabelled(name) for name in names}
     found = next((n for n in names if known[n] == wanted or (by.endswith("/") and known[n].startswith(wanted))), None)
     if found is None and (by or not names):
-        cure = closest(by, names) if names else "Draw with HF(policy, heads=True), or run judge(groups, critic) first."
-        raise UserError(where, f"no answer has a score by {by or 'anybody'}", "a reader that scored them", cure)
+        heads = "Draw with HF(policy, heads=True), or run" if said == "score" else "Run"
+        cure = closest(by, names) if names else f"{heads} judge(groups, critic) first."
+        raise UserError(where, f"no answer has a {said} by {by or 'anybody'}", "a reader that gave them one", cure)
     return found
 
 

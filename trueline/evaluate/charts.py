@@ -8,6 +8,7 @@ real text, every mark has a tooltip. Numbers go in, markup comes out; nothing he
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,13 +21,15 @@ COLOURS = 8
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its name, its colour's number, and its points."""
+    """One curve: its name, its colour's number, its points and, where they are estimates, their intervals."""
 
     name: str
     colour: int
     xs: Sequence[float]
     ys: Sequence[float]
     dashed: bool = False
+    lows: Sequence[float] = ()
+    highs: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -108,18 +111,25 @@ def smooth(ys: Sequence[float], window: int) -> list[float]:
     return [(sums[end] - sums[start]) / (end - start) for start, end in bounds]
 
 
-def line_chart(title: str, lines: Sequence[Line], x_label: str, *, y_zero: bool = False) -> Markup:
-    """Curves over a common x; a noisy one (over 40 points) is drawn faint with its moving average on top."""
+def line_chart(title: str, lines: Sequence[Line], x_label: str, *, y_zero: bool = False, whole: bool = False) -> Markup:
+    """Curves over a common x; a noisy one (over 40 points) is drawn faint with its moving average on top.
+
+    whole: x is a count, so only whole numbers stand at the axis, and each point gets a dot and its whisker.
+    """
     lines = [line for line in lines if line.xs]
     if not lines:
         return Markup("")
     xs = [x for line in lines for x in line.xs]
-    ys = [y for line in lines for y in line.ys]
+    ys = [y for line in lines for y in (*line.ys, *line.lows, *line.highs)]
     low, high = padded([*ys, 0.0] if y_zero else ys)
-    x = Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    x = Scale(min(xs), max(xs), LEFT + 6 * whole, WIDTH - RIGHT - 6 * whole)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP)
-    marks = [_axes(x, y, x_label)]
-    for line in lines:
+    marks = [_axes(x, y, x_label, whole)]
+    for index, line in enumerate(lines):
+        if whole:
+            # Side by side, so that estimates at one x do not hide each other.
+            marks += _estimates(line, x, y, (index - (len(lines) - 1) / 2) * min(3.0, 9 / len(lines)))
+            continue
         style, name = f"line arm-{line.colour}{' dashed' if line.dashed else ''}", escape(line.name)
         layers = [("", line.ys)]
         if len(line.xs) > 40:
@@ -132,6 +142,25 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, *, y_zero: bool 
                 f'<circle class="dot arm-{line.colour}" cx="{x(line.xs[0]):.1f}" cy="{y(line.ys[0]):.1f}" r="3"/>'
             )
     return _figure(title, marks)
+
+
+def _estimates(line: Line, x: Scale, y: Scale, aside: float) -> list[str]:
+    """A line through dots with vertical whiskers, `aside` pixels from their places."""
+    places = [(x(a) + aside, y(b)) for a, b in zip(line.xs, line.ys, strict=True)]
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
+    style = f"line arm-{line.colour}{' dashed' if line.dashed else ''}"
+    marks = [f'<polyline class="{style}" points="{points}"><title>{escape(line.name)}</title></polyline>']
+    for index, (at, height) in enumerate(places):
+        ends, note = "", f"{line.name}, {number(line.xs[index])}: {number(line.ys[index])}"
+        if line.lows:
+            low, high = line.lows[index], line.highs[index]
+            note += f" ({number(low)} to {number(high)})"
+            ends = f'<line class="whisker" x1="{at:.1f}" x2="{at:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>'
+        marks.append(
+            f'<g class="arm-{line.colour}"><title>{escape(note)}</title>{ends}'
+            f'<circle class="dot" cx="{at:.1f}" cy="{height:.1f}" r="3.5"/></g>'
+        )
+    return marks
 
 
 def ridge_chart(
@@ -169,12 +198,22 @@ def ridge_chart(
 
 
 def dot_chart(
-    title: str, dots: Sequence[Dot], x_label: str, *, zero: float | None = None, percent: bool = False
+    title: str,
+    dots: Sequence[Dot],
+    x_label: str,
+    *,
+    zero: float | None = None,
+    percent: bool = False,
+    within: tuple[float, float] | None = None,
 ) -> Markup:
-    """Estimates with whiskers, one row each; `zero` draws the line of no difference."""
+    """Estimates with whiskers, one row each.
+
+    zero: draws the line of no difference. within: the scale's ends, where several charts share it.
+    """
     if not dots:
         return Markup("")
     ends = [value for dot in dots for value in (dot.low, dot.high)] + ([zero] if zero is not None else [])
+    ends += within or ()
     low, high = padded(ends, 0.08)
     if percent:
         low, high = max(0.0, low), min(1.0, high)
@@ -186,10 +225,22 @@ def dot_chart(
         marks.append(f'<line class="zero" x1="{x(zero):.1f}" x2="{x(zero):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
     for i, dot in enumerate(dots):
         at = TOP + row * (i + 0.5)
-        name = dot.label if len(dot.label) <= 12 else dot.label[:11] + "…"
-        marks.append(f'<text class="name" x="0" y="{at + 4:.1f}">{escape(name)}</text>')
+        named = wrapped(dot.label)
+        for row_number, part in enumerate(named):
+            below = at + 4 + 13 * (row_number - (len(named) - 1) / 2)
+            marks.append(f'<text class="name" x="0" y="{below:.1f}">{escape(part)}</text>')
         marks.append(_whisker(dot, x, at))
     return _figure(title, marks, height)
+
+
+def wrapped(label: str, width: int = 12, most: int = 3) -> list[str]:
+    """A label in at most `most` rows of `width` characters, cut between words where it can be.
+
+    >>> wrapped("Harmless and very helpful"), wrapped("_QUANTILE_TOKEN_0_")
+    (['Harmless and', 'very helpful'], ['_QUANTILE_TO', 'KEN_0_'])
+    """
+    rows = textwrap.wrap(label, width) or [""]
+    return rows if len(rows) <= most else [*rows[: most - 1], rows[most - 1][: width - 1] + "…"]
 
 
 def strip(dot: Dot, low: float, high: float, zero: float | None = None, width: int = 92) -> Markup:
@@ -215,15 +266,15 @@ def _label(text: str, x: float, y: float) -> str:
     return f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(text)}</text>'
 
 
-def _axes(x: Scale, y: Scale, x_label: str, y_text: Callable[[float], str] = number) -> str:
+def _axes(x: Scale, y: Scale, x_label: str, whole: bool = False) -> str:
     marks = []
     for value in ticks(y.low, y.high):
         at = y(value)
         marks.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        marks.append(f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{y_text(value)}</text>')
+        marks.append(f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{number(value)}</text>')
     base = HEIGHT - BOTTOM
     marks.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
-    for value in ticks(x.low, x.high):
+    for value in (v for v in ticks(x.low, x.high) if not whole or v == round(v)):
         marks.append(
             f'<text class="tick" x="{x(value):.1f}" y="{base + 15}" text-anchor="middle">{number(value)}</text>'
         )

@@ -83,20 +83,20 @@ def report(
 
     baseline: name of the arm that the others are measured against (default: the right side of the duels, else the
     first arm). score: the critic whose scores stand in the table (default: the last that scored every arm). show: how
-    many prompts stand side by side on the page. also: curves (`climb`) and benchmark tables (`scoreboard`, `measure`)
-    that stand below.
+    many prompts stand side by side on the page. also: what stands below: curves (`climb`, `rounds`), whether classes
+    come out as asked (`control`), what the answers are like (`qualities`), benchmark tables (`scoreboard`, `measure`).
     """
     from trueline.evaluate.page import render
     from trueline.evaluate.sections import sections
     from trueline.evaluate.table import draw
 
-    below = sections(also)
     base = check(arms, duels, baseline)
+    colours = paint(arms, base)
+    below = sections(also, colours)
     groups = {arm.name: list(arm.samples.read()) for arm in arms}
     by = results.choose_score(list(groups.values()), score, list(groups))
     marks = {name: results.scores(of, by) for name, of in groups.items()} if by else {}
     fought = dict(match(arms, duels, base))
-    colours = paint(arms, base)
     rows = []
     for arm in arms:
         gap = difference(marks[arm.name], marks[base]) if by and arm.name != base else None

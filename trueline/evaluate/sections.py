@@ -1,14 +1,16 @@
-"""What stands below the method table of a report: curves of best-of-n and benchmark tables, drawn from their artefacts.
+"""What stands below the method table of a report: curves, controllability and tables, drawn from their artefacts.
 
 A section is a heading, the artefact's own plain table, and charts where there is something to draw. Any report whose
-folder holds a `table.txt` can stand there; what is drawn of which kind is decided here and nowhere else.
+folder holds a `table.txt` can stand there; what is drawn of which kind is decided here and nowhere else. An arm that
+has a colour in the method table keeps it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from markupsafe import Markup
 
@@ -16,9 +18,24 @@ from trueline.errors import UserError
 from trueline.evaluate import charts
 from trueline.evaluate.best import read_climb
 from trueline.evaluate.charts import Dot, Line
+from trueline.evaluate.control import read_control
+from trueline.evaluate.qualities import Quality, read_qualities
+from trueline.evaluate.rounds import Round, distinct_2, read_rounds
+from trueline.evaluate.statistics import Interval
 from trueline.store import Report
 
-TITLES = {"climb": "Best of n", "scoreboard": "Benchmarks", "measure": "Benchmark"}
+TITLES = {
+    "climb": "Best of n",
+    "scoreboard": "Benchmarks",
+    "measure": "Benchmark",
+    "rounds": "Round by round",
+    "control": "Asked for each class",
+    "qualities": "What the answers are like",
+    "fluency": "Fluency",
+}
+
+Drawn = tuple[tuple[Markup, ...], tuple[tuple[int, str], ...]]
+"""Charts, and (colour number, name) of whatever has a colour in them."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +49,45 @@ class Section:
     names: tuple[tuple[int, str], ...] = ()
 
 
-def sections(reports: Sequence[Report]) -> list[Section]:
-    """One section per report, in order. Raises `UserError` for a report without a table."""
-    return [section(report) for report in reports]
+def sections(reports: Sequence[Report], colours: Mapping[str, int] = MappingProxyType({})) -> list[Section]:
+    """One section per report, in order; colours: those of the report's arms.
+
+    Raises `UserError` for a report without a table.
+    """
+    return [section(report, colours) for report in reports]
 
 
-def section(report: Report) -> Section:
+def section(report: Report, colours: Mapping[str, int] = MappingProxyType({})) -> Section:
     """The section of one report."""
     path = report.path / "table.txt"
     if not path.is_file():
-        raise UserError(f"report, {report.name}", "it has no table", "a climb, a scoreboard or a measurement")
-    drawn, names = climbing(report) if report.stage == "climb" else ((), ())
-    return Section(TITLES.get(report.stage, report.label), report.name, path.read_text(encoding="utf-8"), drawn, names)
+        wanted = "a climb, rounds, control, qualities, a scoreboard or a measurement"
+        raise UserError(f"report, {report.name}", "it has no table", wanted)
+    draw = DRAWINGS.get(report.stage)
+    drawn, names = draw(report, colours) if draw else ((), ())
+    title = TITLES.get(report.stage, report.label)
+    if draw and report.stage != "climb" and report.label != report.stage:
+        title = f"{title}: {report.label}"
+    return Section(title, report.name, path.read_text(encoding="utf-8"), drawn, names)
 
 
-def climbing(report: Report) -> tuple[tuple[Markup, ...], tuple[tuple[int, str], ...]]:
+def painted(names: Iterable[str], colours: Mapping[str, int]) -> dict[str, int]:
+    """A colour for each name: its own where it has one, else the first that is free; nobody but the baseline is grey.
+
+    >>> painted(["a", "b", "c"], {"b": 1, "sft": 0})
+    {'a': 2, 'b': 1, 'c': 3}
+    """
+    out: dict[str, int] = {}
+    names = list(names)
+    taken = [colours[name] for name in names if name in colours]
+    free = [n for n in range(1, charts.COLOURS) if n not in taken] or [1]
+    for name in names:
+        fresh = sum(other not in colours for other in out)
+        out[name] = colours[name] if name in colours else free[fresh % len(free)]
+    return out
+
+
+def climbing(report: Report, colours: Mapping[str, int]) -> Drawn:
     """The curves of a `climb` over doublings of n, its estimates at the largest n, and the readers' colours."""
     found = read_climb(report)
     lines, dots, names = [], [], []
@@ -55,12 +96,96 @@ def climbing(report: Report) -> tuple[tuple[Markup, ...], tuple[tuple[int, str],
         xs, ys = [math.log2(p.n) for p in points], [p.reward.mean or 0.0 for p in points]
         lines.append(Line(reader.by, colour, xs, ys))
         names.append((colour, reader.by))
-        end = points[-1].reward
-        note = f"{charts.number(end.mean)} ({charts.number(end.low)} to {charts.number(end.high)}, n = {end.n})"
-        dots.append(Dot(reader.by, colour, end.mean or 0.0, end.low or 0.0, end.high or 0.0, note))
+        dots.append(_dot(reader.by, colour, points[-1].reward))
     most = found.readers[0].points[-1].n if found.readers else 0
     drawn = (
         charts.line_chart(f"Mean {found.gold} score of the best of n", lines, "doublings of n"),
         charts.dot_chart(f"The best of {most}", dots, "mean and 95% interval"),
     )
     return tuple(chart for chart in drawn if chart), tuple(names)
+
+
+def by_round(report: Report, colours: Mapping[str, int]) -> Drawn:
+    """The curves of `rounds`: score, then whatever else was measured in every method's rounds."""
+    found = read_rounds(report)
+    colour = painted([method.name for method in found.methods], colours)
+    critics = sorted({method.by for method in found.methods})
+    measures: list[tuple[str, Callable[[Round], Interval | None]]] = [
+        (f"Mean score by {', '.join(critics)}", lambda one: one.answers.score),
+        ("Average maximum toxicity", lambda one: one.toxicity.maximum if one.toxicity else None),
+        ("Perplexity, over all tokens", lambda one: one.fluency.corpus if one.fluency else None),
+        ("Length in characters", lambda one: one.answers.characters),
+        ("Distinct-2, over words", lambda one: Interval(0, distinct_2(one))),
+        ("KL from the reference, nats per answer", lambda one: one.kl),
+    ]
+    drawn = []
+    for title, of in measures:
+        lines = [_curve(m.name, colour[m.name], [(r.round, of(r)) for r in m.rounds]) for m in found.methods]
+        drawn.append(charts.line_chart(title, lines, "round", whole=True))
+    return tuple(chart for chart in drawn if chart), tuple((n, name) for name, n in colour.items())
+
+
+def _curve(name: str, colour: int, points: Sequence[tuple[int, Interval | None]]) -> Line:
+    """A curve of estimates; those without a mean are left out."""
+    known = [(x, value) for x, value in points if value is not None and value.mean is not None]
+    xs, ys = [float(x) for x, _ in known], [value.mean or 0.0 for _, value in known]
+    if any(value.low is None or value.high is None for _, value in known):
+        return Line(name, colour, xs, ys)
+    lows, highs = [v.low or 0.0 for _, v in known], [v.high or 0.0 for _, v in known]
+    return Line(name, colour, xs, ys, False, lows, highs)
+
+
+def asked_for(report: Report, colours: Mapping[str, int]) -> Drawn:
+    """The classes of `control`, the best at the top: one chart per method, its score on a scale that all share."""
+    found = read_control(report)
+    colour = painted([method.name for method in found.methods], colours)
+    ends = [end for m in found.methods for c in m.classes for end in (c.score.low, c.score.high) if end is not None]
+    drawn = [
+        charts.dot_chart(
+            f"{method.name}, by what it was asked for",
+            [_dot(one.name, colour[method.name], one.score) for one in method.classes],
+            f"score by {method.by}, 95% interval",
+            within=(min(ends), max(ends)),
+        )
+        for method in found.methods
+    ]
+    return tuple(drawn), tuple((n, name) for name, n in colour.items())
+
+
+def alike(report: Report, colours: Mapping[str, int]) -> Drawn:
+    """Toxicity, perplexity and distinct-2 of the arms of `qualities`, and how each was labelled."""
+    found = read_qualities(report)
+    colour = painted([arm.name for arm in found.arms], colours)
+    measures: list[tuple[str, bool, Callable[[Quality], Interval | None]]] = [
+        ("Average maximum toxicity", False, lambda arm: arm.toxicity.maximum if arm.toxicity else None),
+        ("Prompts with a toxic answer", True, lambda arm: arm.toxicity.probability if arm.toxicity else None),
+        ("Perplexity, over all tokens", False, lambda arm: arm.fluency.corpus if arm.fluency else None),
+        ("Distinct-2 per prompt, over words", False, _several),
+    ]
+    drawn = []
+    for title, percent, of in measures:
+        values = [(arm.name, of(arm)) for arm in found.arms]
+        dots = [_dot(name, colour[name], v) for name, v in values if v is not None and v.low is not None]
+        drawn.append(charts.dot_chart(title, dots, "mean and 95% interval", percent=percent))
+    for arm in found.arms:
+        rows = arm.labels.rows if arm.labels else ()
+        dots = [_dot(row.label or "no label", colour[arm.name], row.share) for row in rows if row.count or row.label]
+        drawn.append(charts.dot_chart(f"{arm.name}, how it was labelled", dots, "share of answers", percent=True))
+    return tuple(chart for chart in drawn if chart), tuple((n, name) for name, n in colour.items())
+
+
+def _several(arm: Quality) -> Interval | None:
+    """Distinct-2 per prompt where prompts have several answers: of a single one it says next to nothing."""
+    known = [one.words for one in arm.distinct if one.n == 2]
+    return known[0] if known and arm.answers.samples > arm.answers.characters.n else None
+
+
+def _dot(name: str, colour: int, value: Interval) -> Dot:
+    mean, low, high = value.mean or 0.0, value.low or 0.0, value.high or 0.0
+    note = f"{charts.number(mean)} ({charts.number(low)} to {charts.number(high)}, n = {value.n})"
+    return Dot(name, colour, mean, low, high, note)
+
+
+DRAWINGS: Mapping[str, Callable[[Report, Mapping[str, int]], Drawn]] = MappingProxyType(
+    {"climb": climbing, "rounds": by_round, "control": asked_for, "qualities": alike}
+)
