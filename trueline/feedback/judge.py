@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trueline.errors import UserError
+from trueline.feedback.abstained import Abstained
 from trueline.feedback.protocol import Critic, held_open, metering, require_critic
 from trueline.pipeline import Work, stage
 from trueline.records import Group, read_jsonl
-from trueline.store import Groups, shards
+from trueline.store import Groups, added, shards
 
 
 def _estimate(groups: Groups, critic: Critic, **_: Any) -> dict[str, int]:
@@ -26,25 +27,39 @@ def _estimate(groups: Groups, critic: Critic, **_: Any) -> dict[str, int]:
 
 
 @stage(Groups, rev=1, label="judge", estimate=_estimate)
-def judge(work: Work, groups: Groups, critic: Critic) -> None:
+def judge(work: Work, groups: Groups, critic: Critic, max_abstained: float = added(0.5)) -> None:
     """The groups with what `critic` says of them added.
+
+    max_abstained: a critic that says nothing of a larger share of what it was asked stops the run, with its last
+    replies in the error; as soon as the share cannot come out smaller, or where the first hundred opinions say nothing.
 
     Counted in the record: critic_calls (questions whose answers were used), cached (those of them answered from
     memory), scored, abstained, and for preferences compared, ties and flips (two orders that name different winners).
     """
     require_critic(critic, "judge(critic=...)")
+    if not 0 <= max_abstained <= 1:
+        raise UserError("judge(max_abstained=...)", f"got {max_abstained!r}", "a share from 0 to 1")
+    given = list(groups.read())
+    completions = sum(len(group.completions) for group in given)
+    seen = Abstained(critic.name, max_abstained)
 
     def process(part: Sequence[Group]) -> list[Group]:
         with metering() as metered:
             said = critic(part)
         check_appended(part, said, critic.name)
+        seen.add(part, said)
+        seen.watch(completions)
         for name, n in metered.items():
             work.count(name, n)
         return said
 
     with held_open(critic):
-        shards(work, list(groups.read()), process)
-    for name, n in tally(read_jsonl(work.dir / "groups.jsonl", Group), critic.name).items():
+        shards(work, given, process)
+    judged = list(read_jsonl(work.dir / "groups.jsonl", Group))
+    whole = Abstained(critic.name, max_abstained)  # with what an earlier run had judged already
+    whole.add(given, judged)
+    whole.check()
+    for name, n in tally(judged, critic.name).items():
         work.count(name, n)
 
 

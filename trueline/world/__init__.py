@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 from trueline.errors import UserError, closest
 from trueline.world.facts import Facts
 from trueline.world.grade import Grades, gold, grade
+from trueline.world.judge import Judge
 from trueline.world.oracle import Gold, Oracle, Teacher, demonstrations
 from trueline.world.questions import ask, prompts
 
 if TYPE_CHECKING:
     from trueline.store import Policy
 
-__all__ = ["Facts", "Gold", "Grades", "Oracle", "Teacher", "ask", "base", "demonstrations", "gold", "grade", "prompts"]
+__all__ = [
+    "Facts", "Gold", "Grades", "Judge", "Oracle", "Teacher", "ask", "base", "demonstrations", "gold", "grade",
+    "prompts",
+]  # fmt: skip
 
 MODELS = Path(__file__).parent / "models"
 

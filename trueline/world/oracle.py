@@ -37,6 +37,16 @@ def share(where: str, value: float) -> None:
         raise UserError(where, f"got {value}", "a number from 0 to 1")
 
 
+def cut_at(text: str, sampling: Sampling, author: str) -> Completion:
+    """A text as it is written under `sampling`: up to a stop text, at most `max_tokens` words."""
+    for stop in sampling.stop:
+        text = text.split(stop, 1)[0]
+    words = text.split()
+    if len(words) > sampling.max_tokens:
+        return Completion(" ".join(words[: sampling.max_tokens]), author=author, stopped="length")
+    return Completion(text, author=author)
+
+
 @dataclass(frozen=True)
 class Teacher:
     """An engine that knows every answer.
@@ -80,13 +90,7 @@ class Teacher:
 
     def _completion(self, prompt: Prompt, index: int, sampling: Sampling) -> Completion:
         said = [(m.role, m.content) for m in prompt.messages]
-        text = self.write(prompt, rng_of("teacher", self.seed, sampling.seed, said, index))
-        for stop in sampling.stop:
-            text = text.split(stop, 1)[0]
-        words = text.split()
-        if len(words) > sampling.max_tokens:
-            return Completion(" ".join(words[: sampling.max_tokens]), author=self.name, stopped="length")
-        return Completion(text, author=self.name)
+        return cut_at(self.write(prompt, rng_of("teacher", self.seed, sampling.seed, said, index)), sampling, self.name)
 
     def write(self, prompt: Prompt | str, rng: random.Random) -> str:
         """One answer."""

@@ -1,0 +1,201 @@
+"""What critics share that ask an engine in words: one question per answer, strictly read, asked again where unread.
+
+    judge(samples, Grade(by=engine))        an engine is anything that writes: an API, a local model, the town's judge
+
+Each answer becomes one `Prompt`: the wording with its slots filled, and in `meta` what was asked, the answer and what
+is wanted, for an engine that does not judge by reading. All questions of a shard go to the engine in one call, which
+may put them at the same time; replies that cannot be read are asked again, together, by a question that differs (a
+greedy engine would only repeat itself). What is still unread after `tries` is an abstention with its last reply.
+
+Waiting, rate limits, paying and remembering replies are the engine's business; what a reply means is the critic's.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+from trueline.errors import UserError, closest
+from trueline.feedback import wording as wordings
+from trueline.feedback.protocol import meter
+from trueline.feedback.wording import Shot, Wording, fill
+from trueline.fingerprint import File
+from trueline.records import Completion, Feedback, Group, Message, Prompt
+from trueline.sample.protocol import Engine, Sampling
+from trueline.store import Policy
+
+C = TypeVar("C", bound="AskingCritic")
+Sees = Literal["conversation", "last"]
+SPOKEN = {"system": "System", "user": "Human", "assistant": "Assistant"}
+Question = tuple[Prompt, str]
+"""A prompt and the text of one answer to it."""
+
+
+@dataclass(frozen=True)
+class AskingCritic(abc.ABC):
+    """A critic that asks `by`, in the words of `wording`.
+
+    wording: the name of one of ours, or a `File` of your own; its content is part of the identity. shots: worked
+    examples in place of those in the wording; () for none. sees: the whole conversation, or its last turn only.
+    tries: how often an answer is asked about before an unread reply is an abstention. sampling: of the replies.
+    """
+
+    kind: ClassVar[str]
+    reminder: ClassVar[str]  # put after a question that is asked again, where the wording has no section for it
+
+    by: Engine
+    wording: Any = field(kw_only=True)
+    shots: tuple[Shot, ...] | None = field(default=None, kw_only=True)
+    sees: Sees = field(default="conversation", kw_only=True)
+    tries: int = field(default=3, kw_only=True)
+    sampling: Sampling = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        called = type(self).__name__
+        if not isinstance(self.by, Engine):
+            cure = "Write HF(policy)." if isinstance(self.by, Policy) else ""
+            raise UserError(f"{called}(by=...)", f"got {self.by!r}", "an engine: something that writes", cure)
+        if self.sees not in get_args(Sees):
+            known = list(get_args(Sees))
+            raise UserError(f"{called}(sees=...)", f"got {self.sees!r}", " or ".join(known), closest(self.sees, known))
+        if not isinstance(self.tries, int) or self.tries < 1:
+            raise UserError(f"{called}(tries=...)", f"got {self.tries!r}", "a whole number of at least 1")
+        if self.sampling.n != 1:
+            raise UserError(f"{called}(sampling=...)", f"got n={self.sampling.n}", "n=1: one reply per question")
+        if self.shots is not None:
+            object.__setattr__(self, "shots", tuple(self.shots))
+        object.__setattr__(self, "wording", wordings.chosen(self.wording, f"{called}(wording=...)"))
+        asked = self.words()
+        asked.check(self._slots(Shot("", "", ""), 1), ("asked", "answer"))
+        for shot in asked.shots:
+            if self.parse(shot.reply) is None:
+                got = f"the reply of a shot is {shot.reply!r}, which cannot be read"
+                raise UserError(f"{called}(shots)", got, "a reply as it is wanted", "Mend the shot.")
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{self.by.name}"
+
+    @abc.abstractmethod
+    def parse(self, reply: str) -> Feedback | None:
+        """What a reply says, without `by` and `raw`; None where it cannot be read."""
+
+    @abc.abstractmethod
+    def wanted(self) -> dict[str, Any]:
+        """What is asked for, as JSON data: for `meta`, and (joined into text) for slots of the wording."""
+
+    def calls(self, groups: int, completions: int) -> int:
+        """One question per completion; those asked again come on top, equal answers to one prompt are asked once."""
+        return completions
+
+    def words(self) -> Wording:
+        """The wording, with the shots that are in force."""
+        file: File = self.wording
+        found = wordings.opened(file)
+        return found if self.shots is None else replace(found, shots=self.shots)
+
+    def __enter__(self: C) -> C:
+        vars(self)["_held"] = contextlib.ExitStack()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        vars(self).pop("_open", None)
+        vars(self).pop("_held").__exit__(*error)
+
+    def _engine(self) -> Engine:
+        """The engine, opened by the first question: a run with nothing left to ask needs no key and loads no model."""
+        if "_open" not in vars(self):
+            vars(self)["_held"].enter_context(self.by)
+            vars(self)["_open"] = True
+        return self.by
+
+    def __call__(self, groups: Sequence[Group]) -> list[Group]:
+        """The groups, each completion with one more feedback, all questions asked together."""
+        if "_held" not in vars(self):
+            with self:
+                return self(groups)
+        said = self._answered([(group.prompt, c.text) for group in groups for c in group.completions])
+        return [group.with_feedback(said[_key(group.prompt, c.text)] for c in group.completions) for group in groups]
+
+    def _answered(self, questions: Sequence[Question]) -> dict[str, Feedback]:
+        """What is said of each question, by its key; each is asked once, and again while its reply is unread."""
+        said: dict[str, Feedback] = {}
+        waiting = {_key(*question): question for question in questions}
+        meter("critic_calls", len(questions) - len(waiting))
+        meter("cached", len(questions) - len(waiting))
+        words = self.words()
+        for attempt in range(1, self.tries + 1):
+            asked = {key: self.question(*question, attempt, words) for key, question in waiting.items()}
+            for key, why in self._too_long(asked).items():
+                said.setdefault(key, Feedback(self.name, raw=why))
+                del waiting[key], asked[key]
+            for key, reply in self._replies(asked, attempt).items():
+                # A reply that was cut may read as something that it would not have said.
+                found = self.parse(reply.text) if reply.stopped == "stop" else None
+                if found is not None:
+                    said[key] = Feedback(self.name, found.score, found.label, found.text, reply.text)
+                    del waiting[key]
+                else:
+                    said[key] = Feedback(self.name, raw=reply.text)
+        return said
+
+    def _replies(self, asked: Mapping[str, Prompt], attempt: int) -> dict[str, Completion]:
+        """The engine's reply to each question, all put in one call."""
+        if not asked:
+            return {}
+        meter("critic_calls", len(asked))
+        if attempt > 1:
+            meter("asked_again", len(asked))
+        sampling = replace(self.sampling, seed=self.sampling.seed + attempt - 1)
+        said = self._engine().generate(list(asked.values()), sampling)
+        if [len(one) for one in said] != [1] * len(asked):
+            raise ValueError(f"engine {self.by.name} gave {sum(map(len, said))} replies to {len(asked)} questions")
+        return {key: one[0] for key, one in zip(asked, said, strict=True)}
+
+    def _too_long(self, asked: Mapping[str, Prompt]) -> dict[str, str]:
+        """Which questions the engine has no room for, and why."""
+        check = getattr(self.by, "too_long", None)
+        if check is None or not asked:
+            return {}
+        self._engine()
+        found = ((key, check(prompt, self.sampling)) for key, prompt in asked.items())
+        return {key: str(error) for key, error in found if error is not None}
+
+    def question(self, prompt: Prompt, answer: str, attempt: int = 1, words: Wording | None = None) -> Prompt:
+        """What the engine is asked about one answer, the `attempt`-th time."""
+        words = words or self.words()
+        messages = [Message("system", fill(words.system, self._slots(Shot("", "", ""), 1)))] if words.system else []
+        for shot in words.shots:
+            messages += [Message("user", fill(words.user, self._slots(shot, 1))), Message("assistant", shot.reply)]
+        slots = self._slots(Shot(self.shown(prompt, words.cue), answer, ""), attempt)
+        text = fill(words.user, slots)
+        if attempt > 1:
+            text += "\n\n" + fill(words.again or self.reminder, slots)
+        messages.append(Message("user", text))
+        meta = {"asked": prompt.text, "answer": answer, "kind": self.kind, "try": attempt, **self.wanted()}
+        return Prompt(tuple(messages), meta=meta)
+
+    def shown(self, prompt: Prompt, cue: str = "") -> str:
+        """What of the prompt stands in the question: one turn as it is, several with their speakers; without the cue.
+
+        Nothing is searched in the text but its very end.
+        """
+        last = prompt.text.rstrip()
+        last = last.removesuffix(cue).rstrip() if cue and last.endswith(cue) else prompt.text
+        if self.sees == "last" or len(prompt.messages) == 1:
+            return last
+        texts = [*(m.content for m in prompt.messages[:-1]), last]
+        spoken = (f"{SPOKEN[m.role]}: {text}" for m, text in zip(prompt.messages, texts, strict=True))
+        return "\n\n".join(spoken)
+
+    def _slots(self, shot: Shot, attempt: int) -> dict[str, str]:
+        wanted = {k: "\n".join(v) if isinstance(v, list) else str(v) for k, v in self.wanted().items()}
+        return {"asked": shot.asked, "answer": shot.answer, "try": str(attempt), "tries": str(self.tries), **wanted}
+
+
+def _key(prompt: Prompt, answer: str) -> str:
+    """Equal answers to one prompt are one question."""
+    return "\0".join([prompt.id, *(f"{m.role}\0{m.content}" for m in prompt.messages), "", answer])
