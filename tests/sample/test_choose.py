@@ -69,6 +69,26 @@ def test_an_answer_does_not_end_before_min_tokens():
     assert logps[0].item() == pytest.approx(torch.log_softmax(logits[0], -1)[2].item())
 
 
+def test_banned_tokens_are_never_drawn_and_the_others_keep_their_proportions():
+    """Weights 1, 2, 5 without the 2: shares 1/6 and 5/6, by every path; the log-prob stays the model's, ln 5/8."""
+    logits = torch.tensor([[1.0, 2.0, 5.0]]).log()
+    keys = np.array([stream(0, "p", i) for i in range(20_000)], dtype=np.uint64)
+    for sampling, shares in (
+        ({}, [1 / 6, 0, 5 / 6]),
+        ({"temperature": 0.5}, [1 / 26, 0, 25 / 26]),
+        ({"top_p": 0.9}, [1 / 6, 0, 5 / 6]),
+        ({"top_k": 2}, [1 / 6, 0, 5 / 6]),
+        ({"temperature": 0}, [0, 0, 1]),
+    ):
+        choose = Chooser(Sampling(**sampling), (), banned=(1,))
+        tokens, logps = choose(logits.expand(len(keys), -1), keys, np.zeros(len(keys), np.int64))
+        found = torch.bincount(tokens, minlength=3) / len(keys)
+        assert torch.allclose(found, torch.tensor(shares, dtype=torch.float32), atol=0.015) and found[1] == 0, sampling
+        assert logps[tokens == 2].tolist() == pytest.approx([np.log(5 / 8)] * int((tokens == 2).sum()))
+    both = Chooser(Sampling(temperature=0, min_tokens=2), (2,), banned=(1,))
+    assert both(logits, np.zeros(1, np.uint64), np.ones(1, np.int64))[0].tolist() == [0]
+
+
 def test_random_numbers_are_of_the_answer_and_the_position():
     """Any number is had without those before it; streams do not repeat each other; the numbers are evenly spread."""
     keys = np.array(

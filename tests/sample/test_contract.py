@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+
 import pytest
 
 from tests.sample import given
+from trueline.errors import UserError
 from trueline.pipeline import make
 from trueline.records import Prompt
 from trueline.sample.hf import HF
@@ -114,6 +118,38 @@ def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(engine):
         assert (part.text, part.stopped) == (whole.text[:at], "stop")
         assert part.tokens is None or part.tokens == whole.tokens[: len(part.tokens)]
     assert cuts
+
+
+def test_banned_tokens_are_not_written(engine):
+    """The two most frequent tokens stand in no answer; the likeliest answer changes only from the first of them on."""
+    sampling = Sampling(n=4, max_tokens=16)
+    free = engine.generate(given.PROMPTS, sampling)
+    if isinstance(engine, Scripted):
+        ban = ("keeps",)
+    else:
+        writer = engine.writer
+        counts = Counter(t for said in free for c in said for t in c.tokens if t not in writer.loaded.renderer.stop_ids)
+        text_of = writer.loaded.renderer.text_of
+        ban = tuple(t for t in map(text_of, ([i] for i, _ in counts.most_common())) if "\ufffd" not in t)[:2]
+    without = engine.generate(given.PROMPTS, dataclasses.replace(sampling, ban=ban))
+    assert texts(without) != texts(free)
+    if isinstance(engine, Scripted):
+        assert not any("keeps" in c.text.split() for said in without for c in said)
+        return
+    shown = [writer.loaded.renderer.token_of(text) for text in ban]
+    assert not any(set(c.tokens) & set(shown) for said in without for c in said)
+    likeliest = Sampling(temperature=0, max_tokens=16)
+    free, without = (engine.generate(given.PROMPTS, dataclasses.replace(likeliest, ban=b)) for b in ((), ban))
+    for (before,), (after,) in zip(free, without, strict=True):
+        until = next((i for i, t in enumerate(before.tokens) if t in shown), len(before.tokens))
+        assert before.tokens[:until] == after.tokens[:until]
+
+
+def test_what_is_not_one_token_cannot_be_banned(engine):
+    if isinstance(engine, Scripted):
+        return
+    with pytest.raises(UserError, match="'two words' is not one token"):
+        engine.generate(given.PROMPTS, Sampling(ban=("two words",)))
 
 
 def test_log_probs_given_are_log_probs_read(engine):

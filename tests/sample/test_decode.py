@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
 from tests import tries as families
-from trueline.sample import decode
+from trueline.sample import decode, plainly
 from trueline.sample.choose import Chooser, stream
 from trueline.sample.decode import Decoder, Task
 from trueline.sample.protocol import Sampling
@@ -117,6 +118,21 @@ def test_prompts_with_many_answers_are_read_once_and_held_once(monkeypatch):
     assert read == [40]
     assert caches[0].layers[0][0].shape[2] < 80  # one step's worth of columns, not prompt and answer
     assert caches[0].columns == 64
+
+
+def test_both_ways_of_writing_ban_the_same_tokens():
+    """Our loop and transformers' generate: the same answers without the banned tokens, which they hold otherwise."""
+    made = model("llama")
+    sampling = Sampling(n=2, max_tokens=12, seed=4)
+    tasks = [Task(p, stream(4, str(p), i)) for p in range(len(PROMPTS)) for i in range(2)]
+    counts = Counter(token for answer in written(made, sampling) for token in answer.tokens)
+    banned = tuple(token for token, _ in counts.most_common(5))
+    choose = Chooser(sampling, (), banned)
+    ours = Decoder(made, PROMPTS, tasks, choose, 12).run()
+    made.set_attn_implementation("eager")
+    theirs = plainly.write(made, PROMPTS, tasks, choose, 12, None, 8)
+    assert [a.tokens for a in ours] == [a.tokens for a in theirs]
+    assert not {token for answer in ours for token in answer.tokens} & set(banned)
 
 
 def test_a_model_that_cannot_be_proved_is_left_to_generate(caplog):

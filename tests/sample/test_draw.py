@@ -6,15 +6,19 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.sample import given
 from tests.sample.killable import drawn
+from trueline.conditions.phrases import QuantilePhrases
+from trueline.conditions.protocol import asking
 from trueline.errors import UserError
 from trueline.pipeline import make
-from trueline.records import read_jsonl
+from trueline.records import Completion, Prompt, read_jsonl
 from trueline.sample.draw import draw
 from trueline.sample.hf import HF
 from trueline.sample.protocol import Sampling
@@ -99,6 +103,74 @@ def test_a_prompt_that_ends_with_an_answer_is_named(store, tmp_path):
     answered = Prompt((Message("user", "Who?"), Message("assistant", "Ada.")))
     with HF(make(given.llama(tmp_path / "model"))) as engine, pytest.raises(UserError, match=f"prompt {answered.id}"):
         engine.generate([answered], Sampling())
+
+
+@dataclass(frozen=True)
+class Overheard:
+    """Answers with what it is asked, and with what it may not say."""
+
+    name = "overheard"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def generate(self, prompts, sampling):
+        return [[Completion(f"{p.id}|{p.text}|{sampling.ban}")] * sampling.n for p in prompts]
+
+    def logprobs(self, prompts, completions):
+        return [[() for _ in given] for given in completions]
+
+
+def test_a_condition_stands_before_the_prompt_and_the_group_keeps_the_prompt(store):
+    """The engine sees it under the same id; the completion says it; a prompt with the condition's words keeps all."""
+    condition = QuantilePhrases.toxicity()
+    samples = make(draw(Overheard(), given.questions(), Sampling(n=2, ban=("x",)), condition=condition))
+    groups = list(samples.read())
+    assert [g.prompt for g in groups] == list(given.questions().read())
+    for group in groups:
+        ask = "Lowest Toxicity<|separator|>"
+        said = f"{group.prompt.id}|{ask}{group.prompt.text}|('x', '<|separator|>')"
+        assert [(c.text, c.ask) for c in group.completions] == [(said, ask)] * 2
+    assert samples.record["notes"] == {"asked": {"Lowest Toxicity<|separator|>": 5}}
+    plain = draw(Overheard(), given.questions(), Sampling(n=2, ban=("x",)))
+    assert draw(Overheard(), given.questions(), Sampling(n=2, ban=("x",)), condition=None) == plain != samples
+
+
+def test_prompts_that_hold_a_condition_token_are_told(store):
+    held = QuantilePhrases(("Right",), "Why", tokens=("Why",))
+    samples = make(draw(Overheard(), given.questions(), condition=held))
+    assert samples.record["notes"]["prompts_with_condition_tokens"] == 1
+
+
+def test_a_policy_is_asked_as_if_the_prompt_held_the_condition(store, tmp_path):
+    """The same tokens as from the prompt with the condition written into it, under the same id; another target,
+    another answer; too long counts the condition."""
+    policy = given.llama(tmp_path / "model", max_position_embeddings=96)
+    condition = QuantilePhrases.tldr()
+    sampling = Sampling(n=2, max_tokens=12, seed=3)
+    groups = list(make(draw(policy, given.questions(), sampling, condition=condition)).read())
+    with HF(policy) as engine:
+        for group in groups:
+            text = "Excellent. input: " + group.prompt.text
+            asked = msgspec.structs.replace(group.prompt, messages=Prompt.of(text).messages)
+            (answers,) = engine.generate([asked], sampling)
+            assert [c.tokens for c in group.completions] == [c.tokens for c in answers]
+        longest = max(given.questions().read(), key=lambda p: len(engine.writer.prompt_ids(p)))
+        room = 96 - len(engine.writer.prompt_ids(longest))
+    worst = list(make(draw(policy, given.questions(), sampling, condition=asking(condition, 4))).read())
+    assert [g.prompt for g in worst] == [g.prompt for g in groups]
+    assert [c.text for g in worst for c in g.completions] != [c.text for g in groups for c in g.completions]
+    full = Sampling(max_tokens=room)
+    assert make(draw(policy, given.questions(), full, max_dropped=0.0)).count["groups"] == 5
+    with pytest.raises(UserError, match="the answer ends at"):
+        make(draw(policy, given.questions(), full, condition=condition))
+    fewer = Sampling(max_tokens=room - 12)
+    few = make(draw(policy, given.questions(), fewer, long="drop", max_dropped=0.9, condition=condition))
+    assert 1 <= few.record["counts"]["dropped"] < 5
+    assert all(c.ask for g in few.read() for c in g.completions)
 
 
 def start(store, model):

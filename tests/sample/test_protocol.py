@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trueline.errors import UserError
-from trueline.fingerprint import fingerprint
+from trueline.fingerprint import canonical, fingerprint
 from trueline.sample.protocol import Engine, Sampling
 from trueline.sample.scripted import Scripted
 from trueline.sample.stops import cut
@@ -15,6 +15,7 @@ def test_sampling_is_a_value():
     assert Sampling(n=4, stop=["\n"]) == Sampling(n=4, stop=("\n",))
     assert fingerprint(Sampling(seed=1)) != fingerprint(Sampling(seed=2))
     assert Sampling(temperature=0).greedy and not Sampling().greedy
+    assert "ban" not in canonical(Sampling()) and Sampling(ban=["x"]) == Sampling(ban=("x",))
 
 
 def test_engines_are_told_by_what_they_do():
@@ -38,6 +39,8 @@ def test_engines_are_told_by_what_they_do():
         ({"stop": "\n"}, "Write stop=('\\n',)."),
         ({"stop": ("",)}, "texts that are not empty"),
         ({"seed": -1}, "seed"),
+        ({"ban": "<|sep|>"}, "Write ban=('<|sep|>',)."),
+        ({"ban": ("",)}, "texts that are not empty"),
     ],
 )
 def test_what_makes_no_sense_is_refused(fields, says):

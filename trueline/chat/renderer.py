@@ -225,6 +225,16 @@ class Renderer:
         here, there = (self.tokenizer.convert_ids_to_tokens(ids[at : at + 4]) for ids in (ours, theirs))
         return f"token {at}: {here}, the template's own {there}"
 
+    def token_of(self, text: str) -> int | None:
+        """The one token that `text` is, an added one (special or not) or as it stands in the middle of a text; None
+        where it is none or several."""
+        known = getattr(self.tokenizer, "added_tokens_decoder", {})
+        added = {token.content: int(i) for i, token in known.items()}
+        if text in added:
+            return added[text]
+        ids = self._tokens.content(text, "text")
+        return ids[0] if len(ids) == 1 else None
+
     def special_texts(self, text: str) -> list[str]:
         """The special tokens that stand literally in a text; they are rendered as text."""
         return self._tokens.special.findall(text)

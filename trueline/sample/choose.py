@@ -46,10 +46,11 @@ def uniforms(keys_N: np.ndarray, counts_N: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Chooser:
-    """Draws one token per row as `sampling` says; `ends` are the tokens that end an answer."""
+    """Draws one token per row as `sampling` says. ends: tokens that end an answer. banned: those never drawn."""
 
     sampling: Sampling
     ends: tuple[int, ...]
+    banned: tuple[int, ...] = ()
 
     def __call__(self, logits_NV: Tensor, keys_N: np.ndarray, counts_N: np.ndarray) -> tuple[Tensor, Tensor]:
         """Tokens (int64) and their natural log-probs at temperature 1, both [N].
@@ -72,15 +73,18 @@ class Chooser:
         return token_N, logp_N
 
     def _allowed(self, logits_NV: Tensor, counts_N: np.ndarray) -> Tensor:
-        """Without the tokens that end an answer, in rows that are still too short."""
+        """Without banned tokens, and in rows that are still too short without those that end an answer."""
         short_N = counts_N < self.sampling.min_tokens
-        if not short_N.any() or not self.ends:
+        if not self.banned and not (self.ends and short_N.any()):
             return logits_NV
-        banned = logits_NV.new_zeros(logits_NV.shape)
-        rows = torch.from_numpy(np.flatnonzero(short_N)).to(logits_NV.device)
-        ends = torch.tensor(self.ends, device=logits_NV.device)
-        banned[rows[:, None], ends] = float("-inf")
-        return logits_NV + banned
+        allowed_NV = logits_NV.clone()
+        if self.banned:
+            allowed_NV[:, torch.tensor(self.banned, device=logits_NV.device)] = float("-inf")
+        if self.ends and short_N.any():
+            rows = torch.from_numpy(np.flatnonzero(short_N)).to(logits_NV.device)
+            ends = torch.tensor(self.ends, device=logits_NV.device)
+            allowed_NV[rows[:, None], ends] = float("-inf")
+        return allowed_NV
 
     def _draw(self, logits_NV: Tensor, u_N: Tensor, normal: bool) -> Tensor:
         """normal: the logits are log-probs, of the whole vocabulary."""

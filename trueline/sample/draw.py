@@ -2,6 +2,7 @@
 
     samples = draw(policy, prompts, Sampling(n=4, seed=1))
     taught = draw(world.Teacher(), prompts, Sampling())
+    better = draw(policy, prompts, Sampling(n=4, seed=2), condition=QuantileTokens())
 
 Work is cut into shards, so that a killed run loses at most the unfinished one. How an engine writes is its own
 business; what is learned from the groups is a view's.
@@ -10,15 +11,23 @@ business; what is learned from the groups is a view's.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import msgspec
+
+from trueline.conditions.protocol import Condition, conditioned
 from trueline.errors import UserError
+from trueline.fingerprint import added
 from trueline.pipeline import Work, stage
 from trueline.records import Group, Prompt
 from trueline.sample.hf import HF
 from trueline.sample.protocol import Engine, Sampling
 from trueline.store import Groups, Policy, Prompts, shards
+
+ASKS = 16  # conditions that the record names; exemplars may be many
 
 
 def _estimate(prompts: Prompts | Groups, sampling: Sampling, **_: Any) -> dict[str, int]:
@@ -35,15 +44,20 @@ def draw(
     sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
     long: Literal["error", "drop"] = "error",
     max_dropped: float = 0.1,
+    condition: Condition | None = added(None),
 ) -> None:
     """Groups of `sampling.n` answers per prompt, signed by their author.
 
     engine: who answers; a policy does so through the engine `HF`. prompts: or groups, whose prompts are asked again.
     long: what becomes of a prompt that leaves no room for the answer in the model's context: "error", or "drop" it
-    with its reason, and stop the run where a share above `max_dropped` was dropped.
+    with its reason, and stop the run where a share above `max_dropped` was dropped. condition: what every answer is
+    asked for with; the engine sees it in front of the prompt, under the same prompt id, its banned tokens are not
+    drawn, and completions say it (`ask`), while the group keeps the prompt as it was.
 
     Counted in the record: prompts, groups, samples, tokens (where the engine knows them), cut (answers that did not end
-    within max_tokens), empty (answers without text), scored (numbers that the engine's own heads gave).
+    within max_tokens), empty (answers without text), scored (numbers that the engine's own heads gave). Noted: asked,
+    the conditions and how many prompts each was put in front of, the most frequent ones; and
+    prompts_with_condition_tokens, how many prompts hold an added token of the condition in their own text.
     """
     if long not in ("error", "drop"):
         raise UserError("draw(long=...)", f"got {long!r}", '"error" or "drop"')
@@ -51,6 +65,10 @@ def draw(
     if not isinstance(chosen, Engine):
         raise UserError("draw(engine)", f"got {engine!r}", "a policy or an engine")
     asked = [item.prompt if isinstance(item, Group) else item for item in prompts.read()]
+    if condition is not None:
+        banned = tuple(dict.fromkeys((*sampling.ban, *condition.banned)))
+        sampling = dataclasses.replace(sampling, ban=banned)
+        _note(work, asked, condition)
     with contextlib.ExitStack() as stack:
         opened: list[Engine] = []
 
@@ -59,16 +77,44 @@ def draw(
             if not opened:
                 stack.enter_context(chosen)
                 opened.append(chosen)
-            fitting = list(part) if long == "error" else [p for p in part if _fits(work, opened[0], p, sampling)]
-            return [_counted(work, group, sampling) for group in answered(opened[0], fitting, sampling)]
+            fitting = [p for p in part if long == "error" or _fits(work, opened[0], p, sampling, condition)]
+            groups = answered(opened[0], [_asking(p, condition) for p in fitting], sampling)
+            bare = zip(fitting, groups, strict=True)
+            return [_counted(work, _signed(group, p, condition), sampling) for p, group in bare]
 
         made = shards(work, asked, process)
     work.limit("prompts longer than the model's context", len(asked) - made, len(asked), max_dropped)
 
 
-def _fits(work: Work, engine: Engine, prompt: Prompt, sampling: Sampling) -> bool:
+def _note(work: Work, prompts: Sequence[Prompt], condition: Condition) -> None:
+    """What is asked, and how often; and how many prompts hold an added token of the condition, which a policy reads as
+    one wherever it stands."""
+    asks = Counter(condition.ask(prompt) for prompt in prompts)
+    work.note("asked", dict(asks.most_common(ASKS)))
+    held = sum(any(t in m.content for t in condition.tokens for m in prompt.messages) for prompt in prompts)
+    if held:
+        work.note("prompts_with_condition_tokens", held)
+
+
+def _asking(prompt: Prompt, condition: Condition | None) -> Prompt:
+    """The prompt as the engine sees it: its id stays, as the random numbers go by it."""
+    if condition is None:
+        return prompt
+    return msgspec.structs.replace(prompt, messages=conditioned(prompt.messages, condition.ask(prompt)))
+
+
+def _signed(group: Group, prompt: Prompt, condition: Condition | None) -> Group:
+    """The group with the prompt as it was, and the condition that its completions were asked for with."""
+    if condition is None:
+        return group
+    ask = condition.ask(prompt)
+    said = tuple(msgspec.structs.replace(completion, ask=ask) for completion in group.completions)
+    return msgspec.structs.replace(group, prompt=prompt, completions=said)
+
+
+def _fits(work: Work, engine: Engine, prompt: Prompt, sampling: Sampling, condition: Condition | None) -> bool:
     too_long = getattr(engine, "too_long", None)
-    error = too_long(prompt, sampling) if too_long else None
+    error = too_long(_asking(prompt, condition), sampling) if too_long else None
     if error is not None:
         work.drop(f"{error.got}; {error.wanted}", prompt, error.where)
     return error is None

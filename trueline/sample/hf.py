@@ -176,8 +176,22 @@ class Writer:
                 raise error
             rendered.append(np.array(ids, dtype=np.int64))
         tasks = [Task(i, stream(sampling.seed, p.id, j)) for i, p in enumerate(prompts) for j in range(sampling.n)]
-        written = self._write(rendered, tasks, Chooser(sampling, self.loaded.renderer.stop_ids), sampling, reads)
+        chooser = Chooser(sampling, self.loaded.renderer.stop_ids, self._banned(sampling))
+        written = self._write(rendered, tasks, chooser, sampling, reads)
         return [written[i * sampling.n : (i + 1) * sampling.n] for i in range(len(prompts))]
+
+    def _banned(self, sampling: Sampling) -> tuple[int, ...]:
+        """The tokens of `sampling.ban`. Raises `UserError` for a text that is not exactly one token of the policy."""
+        found = []
+        for text in sampling.ban:
+            token = self.loaded.renderer.token_of(text)
+            if token is None:
+                wanted = f"texts that are exactly one token of {self.author} each"
+                raise UserError(
+                    "Sampling(ban=...)", f"{text!r} is not one token", wanted, "Add it with `extend` first."
+                )
+            found.append(token)
+        return tuple(found)
 
     def _write(
         self, prompts: list[Any], tasks: list[Task], choose: Any, sampling: Sampling, reads: bool = False

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from trueline.errors import UserError
+from trueline.fingerprint import added
 from trueline.records import Completion, Prompt
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Sampling:
     min_tokens: an answer does not end before it has this many tokens.
     stop: an answer ends before the first of these texts; the text itself is not part of it.
     seed: of the random numbers. The same seed draws the same answers, whatever else is drawn beside them.
+    ban: tokens that are never drawn, by their texts, each exactly one token of the policy.
     """
 
     n: int = 1
@@ -44,16 +46,11 @@ class Sampling:
     min_tokens: int = 0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    ban: tuple[str, ...] = added(())
 
     def __post_init__(self) -> None:
-        stop: Any = self.stop
-        if isinstance(stop, list):
-            object.__setattr__(self, "stop", tuple(stop))
-        elif not isinstance(stop, tuple):
-            raise _refusal("stop", stop, "a tuple of texts", f"Write stop=({stop!r},)." if stop else "")
-        for text in self.stop:
-            if not isinstance(text, str) or not text:
-                raise _refusal("stop", self.stop, "texts that are not empty")
+        object.__setattr__(self, "stop", _texts("stop", self.stop))
+        object.__setattr__(self, "ban", _texts("ban", self.ban))
         _whole("n", self.n, 1)
         _whole("max_tokens", self.max_tokens, 1)
         _whole("min_tokens", self.min_tokens, 0)
@@ -79,6 +76,15 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """`value`, a tuple (or a list) of texts, as a tuple."""
+    if not isinstance(value, list | tuple):
+        raise _refusal(name, value, "a tuple of texts", f"Write {name}=({value!r},)." if value else "")
+    if not all(isinstance(text, str) and text for text in value):
+        raise _refusal(name, tuple(value), "texts that are not empty")
+    return tuple(value)
+
+
 def _whole(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
         raise _refusal(name, value, f"a whole number of at least {least}")
@@ -98,7 +104,7 @@ class Engine(Protocol):
     `name` signs the completions. An engine keeps these promises, which one test holds all engines to: `n` completions
     per prompt, in the order of the prompts; the same call gives the same answers; an answer depends on its prompt, the
     sampling and its place among the prompt's n, not on what else is in the call; a stop text is never part of an
-    answer; `stopped` is "length" exactly where the answer was cut.
+    answer; `stopped` is "length" exactly where the answer was cut; no token of `sampling.ban` is drawn.
 
     An engine may also have `groups(prompts, sampling)`, the prompts as groups of the same completions with feedback of
     its own (what a model's heads read while it wrote), and `too_long(prompt, sampling)`, why a prompt leaves no room.
@@ -160,7 +166,7 @@ def continuations(
 ) -> list[list[int]]:
     """Tokens that an opened model writes after each of `texts`, token ids taken as they are.
 
-    One continuation each (`sampling.n` and `sampling.stop` are not looked at). It ends with a token of `ends`, where
+    One continuation each (`sampling.n`, `stop` and `ban` are not looked at). It ends with a token of `ends`, where
     `ended` says so of the tokens so far, or after `sampling.max_tokens`; what ended it is part of it.
     """
     from trueline.machine import current

@@ -4,7 +4,8 @@
     Scripted({"Who bakes bread?": ("Ada does.",)}, default="...")   by what is asked (or by the prompt's id)
     Scripted(reply)                                                 reply(prompt, index) -> text, at the top of a module
 
-Its tokens are words (with the space before them), so that `max_tokens` cuts and stop texts end as they do elsewhere.
+Its tokens are words (with the space before them), so that `max_tokens` cuts, stop texts end and banned words are left
+out as elsewhere.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class Scripted:
         return 1 if callable(self.replies) else len(self._texts(prompt))
 
     def _completion(self, text: str, sampling: Sampling) -> Completion:
-        said = words(text)
+        said = [word for word in words(text) if word.strip() not in sampling.ban]
+        text = "".join(said)
         for count in range(max(1, sampling.min_tokens), min(len(said), sampling.max_tokens) + 1):
             before = len("".join(said[: count - 1]))
             ended = cut("".join(said[:count]), sampling.stop, before)
