@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from trueline.conditions.protocol import NO_CLASS
 from trueline.errors import UserError
 from trueline.fingerprint import added
 from trueline.records import Completion, Group, Message, content_hash
@@ -42,7 +43,9 @@ class Example:
     one conversation, or a single answer as plain text). turns: "all" trains the assistant's earlier turns in
     `messages` too. skip: why the row cannot teach; it is dropped and counted. left_out: why the view's own settings
     leave it out; it is counted, and not held against the data. labels: what the answer was scored, (attribute, score)
-    each. key: hash of messages and answers, so that equal rows share their reference log-probs.
+    each. condition: the rendered condition that stands in front of the prompt (`conditions`), "" for none; `messages`
+    stay bare. rank: the class that the condition says, 0 the best, for reports; -1 for none. key: hash of condition,
+    messages and answers, so that equal rows share their reference log-probs.
 
     >>> Example((Message("user", "Who bakes?"),), (Answer("Ada."), Answer("Go away."))).p
     1.0
@@ -56,12 +59,16 @@ class Example:
     left_out: str = ""
     turns: Literal["last", "all"] = "last"
     labels: tuple[tuple[str, float], ...] = ()
+    condition: str = ""
+    rank: int = NO_CLASS
     key: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.key:
             said = [(m.role, m.content) for m in self.messages]
             content = [said, [(a.text, a.ended) for a in self.answers], self.whole]
+            # Left out where there is none, so that keys of the past stay what they are.
+            content += [self.condition] if self.condition else []
             object.__setattr__(self, "key", content_hash(content, 24))
 
 
