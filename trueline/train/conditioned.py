@@ -147,14 +147,10 @@ class Conditioned:
     def __post_init__(self) -> None:
         if not isinstance(self.rounds, tuple) or not self.rounds:
             raise UserError("Conditioned(rounds)", f"got {self.rounds!r:.80}", "a tuple of groups", "Write (groups,).")
-        if not isinstance(self.condition, Condition):
-            raise UserError(
-                "Conditioned(condition)", f"got {self.condition!r:.80}", "a condition: QuantilePhrases(), ..."
-            )
-        if not isinstance(self.pick, Picker):
-            raise UserError(
-                "Conditioned(pick=...)", f"got {self.pick!r:.80}", "Everything(), PerClass(n), PerPrompt(n)"
-            )
+        if not isinstance(self.condition, Condition) or isinstance(self.condition, type):
+            raise UserError("Conditioned(condition)", f"got {self.condition!r:.80}", "a condition: Labels(), ...")
+        if not isinstance(self.pick, Picker) or isinstance(self.pick, type):
+            raise UserError("Conditioned(pick=...)", f"got {self.pick!r:.80}", "a pick: Everything(), PerClass(2), ...")
         if not 0 <= self.drop <= 1:
             raise UserError("Conditioned(drop=...)", f"got {self.drop!r}", "a share from 0 to 1")
         if self.floor not in ("exact", "float"):
@@ -187,20 +183,21 @@ class Conditioned:
         words = [len(completion.text.split()) for completion in completions]
         ranks = [None if one is None else one.rank for one in said]
         key = f"{self.seed}\0{entry.key}"
-        for index in self.pick(Candidates(ranks, entry.lengths, words, self.condition.classes, key)):
+        picked = self.pick(Candidates(ranks, entry.lengths, words, self.condition.classes, key))
+        for index in picked:
             one = said[index]
             if one is not None:
                 condition = self.condition.render(one)
                 yield Example(messages, (Answer.of(completions[index]),), condition=condition, rank=one.rank)
         everything = isinstance(self.pick, Everything)
-        for completion, rank in zip(completions, ranks, strict=True):
-            answers = (Answer.of(completion),)
-            if rank is None and everything:
-                yield Example(messages, answers, skip="the critic abstained")
-            elif rank is None:
-                yield Example(messages, answers, left_out="the critic abstained")
-            elif rank == NO_CLASS and not everything:
+        for index in sorted(set(range(len(ranks))) - set(picked)):
+            answers = (Answer.of(completions[index]),)
+            if ranks[index] == NO_CLASS:
                 yield Example(messages, answers, left_out="in no class")
+            elif ranks[index] is None and everything:
+                yield Example(messages, answers, skip="the critic abstained")
+            elif ranks[index] is None:
+                yield Example(messages, answers, left_out="the critic abstained")
         if not everything:
             for rank in sorted(set(range(self.condition.classes)) - set(ranks)):
                 yield Example(messages, left_out=f"no answer of class {rank}")

@@ -137,11 +137,12 @@ def expected_tokens(view: View, max_length: int) -> int:
     """Tokens of a view's examples, for the plan: from the texts' lengths where they are there, else at most."""
     n = expected_examples(view)
     sources = [x for x in (getattr(view, name, None) for name in ("groups", "prompts")) if x is not None]
+    sources += getattr(view, "rounds", ())
     if not all(getattr(source, "made", False) for source in sources):
         return n * max_length * (2 if isinstance(view, Pairs) else 1)
     sizes = []
     for example in itertools.islice(view.examples(), 64):
-        said = sum(len(m.content) for m in example.messages)
+        said = len(example.condition) + sum(len(m.content) for m in example.messages)
         # About four characters to a token, plus the markers of a turn.
         sizes.append(sum(min(max_length, (said + len(a.text)) // 4 + 8) for a in example.answers or (Answer(""),)))
     return n * sum(sizes) // max(1, len(sizes))
