@@ -170,10 +170,10 @@ def text_rows(path: Path) -> Iterator[Row]:
         yield Row(f"{path} line {number}", {"prompt": text})
 
 
-def count_rows(file: File) -> int:
-    """How many rows a file has, cheaply: for plans."""
+def count_rows(file: File, lines: bool = False) -> int:
+    """How many rows a file has, cheaply: for plans. lines: it is plain text, and may begin with a bracket."""
     path = Path(file)
-    if is_list(path):
+    if not lines and is_list(path):
         return sum(1 for _ in list_rows(path))
     with open(path, "rb") as stream:
         return sum(1 for line in stream if line.strip())

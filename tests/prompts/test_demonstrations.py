@@ -76,9 +76,9 @@ def test_prompts_in_every_format(tmp_path):
 
 def test_prompts_from_lines_of_text(tmp_path):
     path = tmp_path / "prompts.txt"
-    path.write_text("Who bakes?\n\nWhere?\n")
-    assert [p.text for p in made(tmp_path, prompts_file(File(path)))] == ["Who bakes?", "Where?"]
-    assert [p.text for p in made(tmp_path, prompts_file(File(path), first=1))] == ["Who bakes?"]
+    path.write_text("[1] Who bakes?\n\nWhere?\n")
+    assert [p.text for p in made(tmp_path, prompts_file(File(path)))] == ["[1] Who bakes?", "Where?"]
+    assert [p.text for p in made(tmp_path, prompts_file(File(path), first=1))] == ["[1] Who bakes?"]
 
 
 def test_real_instruction_files(tmp_path, shared_data):

@@ -253,3 +253,18 @@ def test_a_layout_can_be_named(tmp_path):
     (group,) = made(tmp_path, preferences(lines(tmp_path, row), layout="trl-plain-implicit"))
     assert said(group.prompt) == [("user", "\n\nHuman: Who bakes?\n\nAssistant:")]
     assert answers(group) == (" Ada.", " Go away.")
+
+
+@pytest.mark.parametrize(
+    ("row", "stage"),
+    [
+        ({"prompt": {"text": "Go", "toxicity": None}}, "toxicity_prompts"),
+        ({"prompt": "a", "generations": ["b"]}, "alt_records"),
+        ({"prompt": "POST: a\nTL;DR:", "label": "b"}, "tldr"),
+        ({"subreddit": "a", "title": "b", "post": "c"}, "tldr"),
+        ({"prompt": "a", "response": "b", "helpfulness": 1}, "ratings"),
+    ],
+)
+def test_a_file_of_another_kind_is_sent_to_who_reads_it(tmp_path, row, stage):
+    with pytest.raises(UserError, match=rf"It holds no pair; prompts\.\w+\.{stage}\(file\) reads it"):
+        made(tmp_path, preferences(lines(tmp_path, row)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from trueline.errors import UserError
 from trueline.files import Row, Unusable, rows, text_rows
@@ -86,7 +87,11 @@ def demonstrations(work: Work, file: File, empty: Rule = "error", first: int = 0
     work.count("samples", kept)
 
 
-@stage(Prompts, rev=1, label="prompts", estimate=lambda file, first, **_: {"prompts": counts(file, first)["groups"]})
+def _estimate(file: File, first: int, **_: Any) -> dict[str, int]:
+    return {"prompts": counts(file, first, lines=Path(file).suffix in TEXT)["groups"]}
+
+
+@stage(Prompts, rev=1, label="prompts", estimate=_estimate)
 def prompts_file(work: Work, file: File, empty: Rule = "error", first: int = 0, max_dropped: float = 0.05) -> None:
     """Questions: TRL's prompt-only rows, `messages` rows, Alpaca's rows (`output` as the reference answer), or a .txt
     file with one prompt per line.

@@ -60,7 +60,7 @@ def layout_of(row: Row) -> str:
     if row.has(*alpaca_eval.FIELDS):
         return ALPACA_EVAL
     if not row.has(*CHOSEN):
-        raise UserError(row.where, f"it has the fields {', '.join(row.value) or 'none'}", WANTED, "See docs/data.md.")
+        raise UserError(row.where, f"it has the fields {', '.join(row.value) or 'none'}", WANTED, elsewhere(row))
     prompt, chosen = row.value.get("prompt"), row.value["chosen"]
     if transcripts.is_transcript(chosen) or (isinstance(chosen, str) and transcripts.is_transcript(prompt)):
         return "hh"
@@ -68,6 +68,21 @@ def layout_of(row: Row) -> str:
     # A text prompt beside conversations repeats their first turn (UltraFeedback): the prompt is in the conversations.
     explicit = isinstance(prompt, list) if form == "chat" else prompt is not None
     return f"trl-{form}" if explicit else f"trl-{form}-implicit"
+
+
+def elsewhere(row: Row) -> str:
+    """What reads a row that holds no pair, where its layout is known."""
+    prompt = row.value.get("prompt")
+    ends = isinstance(prompt, str) and prompt.rstrip().endswith("TL;DR:")
+    for stage_of, fits in (
+        ("prompts.toxicity.toxicity_prompts", isinstance(prompt, dict)),
+        ("prompts.alt.alt_records", row.has("prompt", "generations")),
+        ("prompts.tldr.tldr", row.has("subreddit", "title", "post") or (ends and row.has("label"))),
+        ("prompts.ratings.ratings", row.has("prompt", "response")),
+    ):
+        if fits:
+            return f"It holds no pair; {stage_of}(file) reads it. See docs/data.md."
+    return "See docs/data.md."
 
 
 @dataclass
@@ -207,8 +222,8 @@ def require(kept: int, file: File) -> None:
         raise UserError(str(file.path), "no row of it can be used", "at least one", "Look at dropped.jsonl.")
 
 
-def counts(file: File, first: int, per_row: int = 2) -> dict[str, int]:
-    """What a file will give, for plans."""
-    n = count_rows(file)
+def counts(file: File, first: int, per_row: int = 2, lines: bool = False) -> dict[str, int]:
+    """What a file of rows, or of lines, will give: for plans."""
+    n = count_rows(file, lines)
     n = min(n, first) if first else n
     return {"groups": n, "samples": per_row * n}

@@ -1,14 +1,22 @@
-"""`take`: the first different prompts of a corpus: a small look costs little, and a doubled prompt counts once."""
+"""`take`: some different prompts of a corpus: the first ones, or a draw.
+
+    take(prompts, 100)                     the first 100: a small look costs little
+    take(prompts, 2048, seed=round)        2,048 others in every round, none twice within one
+
+A doubled prompt counts once.
+"""
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
 from trueline.errors import UserError
+from trueline.fingerprint import added
 from trueline.pipeline import Work, stage
-from trueline.records import Group, Prompt, write_jsonl
+from trueline.records import Group, Prompt, content_hash, write_jsonl
 from trueline.store import Groups, Prompts
 
 
@@ -18,11 +26,29 @@ def _estimate(source: Prompts | Groups, n: int, **_: Any) -> dict[str, int]:
 
 
 @stage(Prompts, rev=1, label="prompts", estimate=_estimate)
-def take(work: Work, source: Prompts | Groups, n: int) -> None:
-    """The first `n` prompts of `source` that differ in what is asked; fewer where it holds fewer."""
+def take(work: Work, source: Prompts | Groups, n: int, seed: int | None = added(None)) -> None:
+    """`n` prompts of `source` that differ in what is asked; fewer where it holds fewer.
+
+    seed: None takes the first, a number draws without replacement, in an order of its own. Draws of different seeds
+    are independent of each other; of one seed, the fewer are the beginning of the more.
+    """
     if n < 1:
         raise UserError("take(n=...)", f"got {n}", "at least 1")
-    work.count("prompts", write_jsonl(work.dir / "prompts.jsonl", itertools.islice(different(source), n)))
+    found = different(source)
+    chosen = itertools.islice(found, n) if seed is None else drawn(found, n, seed)
+    work.count("prompts", write_jsonl(work.dir / "prompts.jsonl", chosen))
+
+
+def drawn(prompts: Iterator[Prompt], n: int, seed: int) -> list[Prompt]:
+    """`n` prompts without replacement: those whose messages, hashed with the seed, come first.
+
+    So the draw is the same on every machine and whatever order the corpus stands in.
+    """
+
+    def lot(prompt: Prompt) -> str:
+        return content_hash([seed, [(m.role, m.content) for m in prompt.messages]], 64)
+
+    return heapq.nsmallest(n, prompts, key=lot)
 
 
 def different(source: Prompts | Groups) -> Iterator[Prompt]:
