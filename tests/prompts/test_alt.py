@@ -99,7 +99,7 @@ def test_prompts_that_stand_twice_are_joined_and_counted(tmp_path):
 
 
 def test_when_a_generation_was_cut(tmp_path):
-    """64 tokens not ending in . ? !: cut; 63: ended; 64 ending in a full stop: ended; nothing at all at 0 of 64: ended."""
+    """64 tokens not ending in . ? !: cut; 63: ended; 64 ending in a full stop: ended."""
     assert was_cut(" A b", 64, 64) and was_cut('He said "no."', 64, 64) and was_cut("", 64, 64)
     assert not was_cut(" A b", 63, 64) and not was_cut(" A b. ", 64, 64) and not was_cut("", 0, 64)
     policy = models.pretrained(folders.folder(tmp_path / "model"))
@@ -138,7 +138,7 @@ def test_a_file_written_ends_its_last_line_and_refuses_what_it_cannot_hold(tmp_p
     assert write(path, [one, one], rewards="rm") == 2
     assert path.read_bytes().endswith(b"}\n")
     assert json.loads(path.read_text().splitlines()[0])["rewards"] == [1.0, None]
-    with pytest.raises(UserError, match='nothing was said by rn.*"rm"'):
+    with pytest.raises(UserError, match=r'nothing was said by rn.*"rm"'):
         write(path, [one], rewards="rn")
     with pytest.raises(UserError, match="asked for in 2 ways"):
         write(path, [one], asked=True)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.prompts.written import lines, made
+from tests.prompts.written import lines, made, record
 from trueline.errors import UserError
 from trueline.prompts.asked import asked
-from trueline.prompts.take import different, drawn, take
+from trueline.prompts.take import different, drawn, take, without
 from trueline.records import Group, Prompt
 
 
@@ -55,3 +55,14 @@ def test_the_stage_draws_by_seed(tmp_path):
     assert len(made(tmp_path, take(source, 20, 3))) == 9
     with pytest.raises(UserError, match="at least 1"):
         made(tmp_path, take(source, 0, 3))
+
+
+def test_what_is_tested_on_is_left_out(tmp_path):
+    """Questions 0 to 4 under other ids, one of them twice, without 1 and 3."""
+    source = asked(lines(tmp_path, *({"prompt": f"question {i % 5}", "id": f"a{i}"} for i in range(6))))
+    other = asked(lines(tmp_path, {"prompt": "question 3"}, {"prompt": "question 1"}, name="held-out.jsonl"))
+    handle = without(source, other)
+    assert [p.text for p in made(tmp_path, handle)] == ["question 0", "question 2", "question 4"]
+    assert record(tmp_path, handle)["counts"] == {"prompts": 3, "left_out": 2}
+    with pytest.raises(UserError, match="each of its 5 prompts"):
+        made(tmp_path, without(source, source))

@@ -1,9 +1,10 @@
-"""`take`: some different prompts of a corpus: the first ones, or a draw.
+"""`take`: some different prompts of a corpus: the first ones, or a draw; `without`: those that another one lacks.
 
     take(prompts, 100)                     the first 100: a small look costs little
     take(prompts, 2048, seed=round)        2,048 others in every round, none twice within one
+    without(prompts, held_out)             nothing that is tested on
 
-A doubled prompt counts once.
+A doubled prompt counts once; prompts are the same where their messages are, whatever their ids.
 """
 
 from __future__ import annotations
@@ -37,6 +38,27 @@ def take(work: Work, source: Prompts | Groups, n: int, seed: int | None = added(
     found = different(source)
     chosen = itertools.islice(found, n) if seed is None else drawn(found, n, seed)
     work.count("prompts", write_jsonl(work.dir / "prompts.jsonl", chosen))
+
+
+def _rest(source: Prompts | Groups, **_: Any) -> dict[str, int]:
+    known = source.count.get("groups", source.count.get("prompts"))
+    return {} if known is None else {"prompts": known}  # at most: what the other holds may lie elsewhere
+
+
+@stage(Prompts, rev=1, label="prompts", estimate=_rest)
+def without(work: Work, source: Prompts | Groups, other: Prompts | Groups) -> None:
+    """The different prompts of `source` that are not asked in `other`, in order.
+
+    Counted: prompts, and left_out (those that are asked there). Raises `UserError` where none is left.
+    """
+    asked = {prompt.messages for prompt in different(other)}
+    found = list(different(source))
+    kept = [prompt for prompt in found if prompt.messages not in asked]
+    if not kept:
+        got = f"each of its {len(found)} prompts is in {other.name} too"
+        raise UserError(f"without({source.name}, {other.name})", got, "some that are not")
+    work.count("prompts", write_jsonl(work.dir / "prompts.jsonl", kept))
+    work.count("left_out", len(found) - len(kept))
 
 
 def drawn(prompts: Iterator[Prompt], n: int, seed: int) -> list[Prompt]:
