@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 
 import pytest
 
 from tests.sample import given
+from tests.sample.loopback import Loopback
 from trueline.errors import UserError
 from trueline.pipeline import make
-from trueline.records import Prompt
+from trueline.records import Completion, Prompt
 from trueline.sample.hf import HF
 from trueline.sample.protocol import Engine, Sampling
 from trueline.sample.scripted import Scripted
+from trueline.sample.served import Anthropic, Connection, OpenAI
 from trueline.store import using
 
 ANSWERS = (
@@ -33,7 +36,29 @@ def mamba(tmp):
     return HF(make(given.mamba(tmp / "mamba")))
 
 
-ENGINES = [scripted, llama, mamba]
+@functools.cache
+def server():
+    """One for all tests of this file; it ends with the process."""
+    return Loopback().__enter__()
+
+
+def chat(tmp):
+    return OpenAI("m", Connection(server().url + "/v1"))
+
+
+def continued(tmp):
+    """The completion protocol, whose server reads log-probs by an echo."""
+    return OpenAI("m", Connection(server().url + "/v1"), protocol="completion", end="<end>")
+
+
+def claude(tmp):
+    """One request at a time: without a seed the server can only tell a prompt's answers apart by their order."""
+    return Anthropic("m", Connection(server().url, concurrency=1))
+
+
+ENGINES = [scripted, llama, mamba, chat, continued, claude]
+SERVED = ("chat", "continued", "claude")  # over HTTP: tokens are the server's affair, so none can be banned
+MUTE = ("chat", "claude")  # and of these, protocols that cannot tell how likely a given answer is
 
 
 @pytest.fixture(scope="module", params=ENGINES, ids=lambda f: f.__name__)
@@ -120,8 +145,19 @@ def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(engine):
     assert cuts
 
 
-def test_banned_tokens_are_not_written(engine):
+def test_a_server_is_not_asked_for_what_it_cannot_do(engine, request):
+    if request.node.callspec.id in SERVED:
+        with pytest.raises(UserError, match="no banned tokens"):
+            engine.generate(given.PROMPTS[:1], Sampling(ban=("keeps",)))
+    if request.node.callspec.id in MUTE:
+        with pytest.raises(UserError, match="how likely a given answer is"):
+            engine.logprobs(given.PROMPTS[:1], [[Completion("Ada.")]])
+
+
+def test_banned_tokens_are_not_written(engine, request):
     """The two most frequent tokens stand in no answer; the likeliest answer changes only from the first of them on."""
+    if request.node.callspec.id in SERVED:
+        return
     sampling = Sampling(n=4, max_tokens=16)
     free = engine.generate(given.PROMPTS, sampling)
     if isinstance(engine, Scripted):
@@ -145,15 +181,17 @@ def test_banned_tokens_are_not_written(engine):
         assert before.tokens[:until] == after.tokens[:until]
 
 
-def test_what_is_not_one_token_cannot_be_banned(engine):
-    if isinstance(engine, Scripted):
+def test_what_is_not_one_token_cannot_be_banned(engine, request):
+    if isinstance(engine, Scripted) or request.node.callspec.id in SERVED:
         return
     with pytest.raises(UserError, match="'two words' is not one token"):
         engine.generate(given.PROMPTS, Sampling(ban=("two words",)))
 
 
-def test_log_probs_given_are_log_probs_read(engine):
+def test_log_probs_given_are_log_probs_read(engine, request):
     """What was noted while writing is what reading the tokens gives; one number per token, the end included."""
+    if request.node.callspec.id in MUTE:
+        return
     answers = engine.generate(given.PROMPTS, Sampling(n=3, max_tokens=12, temperature=0.7, top_p=0.9))
     read = engine.logprobs(given.PROMPTS, answers)
     for said, logps in zip(answers, read, strict=True):
@@ -164,11 +202,11 @@ def test_log_probs_given_are_log_probs_read(engine):
                 assert numbers == pytest.approx(completion.logprobs, abs=2e-4)
 
 
-def test_a_text_is_read_by_its_own_tokens(engine):
+def test_a_text_is_read_by_its_own_tokens(engine, request):
     """Without token ids: as many numbers as words or tokens, one more where the answer ended."""
+    if request.node.callspec.id in MUTE:
+        return
     answers = engine.generate(given.PROMPTS[:2], Sampling(n=1, max_tokens=3))
-    from trueline.records import Completion
-
     bare = [[Completion(c.text, stopped=stopped) for c in said for stopped in ("stop", "length")] for said in answers]
     for ended, cut in engine.logprobs(given.PROMPTS[:2], bare):
         assert len(ended) == len(cut) + 1
