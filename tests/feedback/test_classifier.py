@@ -1,4 +1,4 @@
-"""`Classifier` against a plain forward pass per text: the right token, alone as in a batch, a text put together whole."""
+"""`Classifier` against a plain forward pass per text: the right token, alone as in a batch, the text put together."""
 
 from __future__ import annotations
 
