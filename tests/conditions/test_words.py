@@ -107,7 +107,7 @@ def test_exemplars_of_the_first_round_or_of_the_last():
     first, last = Held((criticised("Who?", ("Old", 3.0)),)), Held((criticised("Who?", ("New", 3.0)),))
     base = Critiques(by="critique")
     assert asked(base.after((first, last))) == "feedback: New input: "
-    assert asked(base.after((first, last), renew=False)) == "feedback: Old input: "
+    assert asked(Critiques(exemplars=Exemplars(renew=False)).after((first, last))) == "feedback: Old input: "
     assert base.after((first, last)) == base.after((last,))
 
 

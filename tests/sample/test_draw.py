@@ -16,6 +16,7 @@ from tests.sample import given
 from tests.sample.killable import drawn
 from trueline.conditions.phrases import QuantilePhrases
 from trueline.conditions.protocol import asking
+from trueline.conditions.tokens import QuantileTokens
 from trueline.errors import UserError
 from trueline.pipeline import make
 from trueline.records import Completion, Prompt, read_jsonl
@@ -143,6 +144,12 @@ def test_prompts_that_hold_a_condition_token_are_told(store):
     held = QuantilePhrases(("Right",), "Why", tokens=("Why",))
     samples = make(draw(Overheard(), given.questions(), condition=held))
     assert samples.record["notes"]["prompts_with_condition_tokens"] == 1
+
+
+def test_a_policy_without_the_conditions_tokens_is_refused(store, tmp_path):
+    policy = given.llama(tmp_path / "model")
+    with pytest.raises(UserError, match=r"quantile-tokens with .* no token '_QUANTILE_TOKEN_0_'.*extend"):
+        make(draw(policy, given.questions(), Sampling(), condition=QuantileTokens()))
 
 
 def test_a_policy_is_asked_as_if_the_prompt_held_the_condition(store, tmp_path):

@@ -33,13 +33,15 @@ class Exemplars:
     Of the critiques of the class asked for, those that are the same but for case and space count as one, spelt as they
     are most often. First come those that were said of the most prompts, then the shortest: what fits many prompts is
     not about one of them. Where no answer of `source` is of the class, the nearest class is taken, the better of two.
-    With several, a hash of `seed` and the prompt's id says which of them a prompt is asked with.
+    With several, a hash of `seed` and the prompt's id says which of them a prompt is asked with. renew: after several
+    rounds the source is the last of them, else the first for ever (`Critiques.after`).
     """
 
     source: Groups | None = None
     n: int = 1
     seed: int = 0
     texts: tuple[str, ...] = ()
+    renew: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.n, int) or self.n < 1:
@@ -77,11 +79,11 @@ class Critiques:
             raise UserError("Critiques(classes=...)", f"got {self.classes!r}", "how many scores there are, 1 or more")
         check_target("Critiques", self.target, self.classes)
 
-    def after(self, rounds: Sequence[Groups], renew: bool = True) -> Critiques:
-        """The condition that asks with critiques of the last of `rounds`, or of the first for ever (renew=False)."""
+    def after(self, rounds: Sequence[Groups]) -> Critiques:
+        """The condition that asks with critiques of the last of `rounds`, or of the first as the exemplars say."""
         if not rounds:
             raise UserError("Critiques.after(rounds)", "got no round", "at least one, judged")
-        source = rounds[-1 if renew else 0]
+        source = rounds[-1 if self.exemplars.renew else 0]
         return dataclasses.replace(self, exemplars=dataclasses.replace(self.exemplars, source=source))
 
     def describe(self, groups: Sequence[Group]) -> list[list[Described | None]]:

@@ -15,7 +15,7 @@ Nothing here knows of sampling, training or tokens.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -80,6 +80,21 @@ def asking(condition: C, target: int) -> C:
     check_target(condition.name, target, condition.classes)
     chosen: Any = condition
     return dataclasses.replace(chosen, target=target)
+
+
+def renewed(condition: C, rounds: Sequence[Any]) -> C:
+    """The condition that asks after these rounds of judged groups: as it was, but for one whose words come from what
+    was said in them, which has a method `after`."""
+    after = getattr(condition, "after", None)
+    return condition if after is None else after(rounds)
+
+
+def require_tokens(condition: Condition, token_of: Callable[[str], int | None], policy: str) -> None:
+    """Refuse a policy that would read a token of the condition as several. token_of: its token of a text, or None."""
+    missing = [token for token in condition.tokens if token_of(token) is None]
+    if missing:
+        where, got = f"{condition.name} with {policy}", f"its vocabulary has no token {missing[0]!r}"
+        raise UserError(where, got, "all of the condition's", "Start from extend(policy, condition.tokens).")
 
 
 def check_target(name: str, target: Any, classes: int) -> None:

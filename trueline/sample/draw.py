@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from trueline.conditions.protocol import Condition, conditioned
+from trueline.conditions.protocol import Condition, conditioned, require_tokens
 from trueline.errors import UserError
+from trueline.feedback.protocol import metering
 from trueline.fingerprint import added
 from trueline.pipeline import Work, stage
 from trueline.records import Group, Prompt
@@ -30,10 +31,12 @@ from trueline.store import Groups, Policy, Prompts, shards
 ASKS = 16  # conditions that the record names; exemplars may be many
 
 
-def _estimate(prompts: Prompts | Groups, sampling: Sampling, **_: Any) -> dict[str, int]:
+def _estimate(engine: Policy | Engine, prompts: Prompts | Groups, sampling: Sampling, **_: Any) -> dict[str, int]:
     known = prompts.count
     asked = known.get("groups", known.get("prompts", 0)) if isinstance(prompts, Groups) else known.get("prompts", 0)
-    return {"prompts": asked, "groups": asked, "samples": asked * sampling.n}
+    held = {"prompts": asked, "groups": asked, "samples": asked * sampling.n}
+    calls = getattr(engine, "calls", None)
+    return held | {"calls": calls(asked, asked * sampling.n)} if calls else held
 
 
 @stage(Groups, rev=1, label="draw", estimate=_estimate)
@@ -55,7 +58,8 @@ def draw(
     drawn, and completions say it (`ask`), while the group keeps the prompt as it was.
 
     Counted in the record: prompts, groups, samples, tokens (where the engine knows them), cut (answers that did not end
-    within max_tokens), empty (answers without text), scored (numbers that the engine's own heads gave). Noted: asked,
+    within max_tokens), empty (answers without text), scored (numbers that the engine's own heads gave), and what the
+    engine itself meters (calls, tokens and money of one over HTTP: docs/served.md). Noted: asked,
     the conditions and how many prompts each was put in front of, the most frequent ones; and
     prompts_with_condition_tokens, how many prompts hold an added token of the condition in their own text.
     """
@@ -76,9 +80,14 @@ def draw(
             # Opened by the first shard that is not done yet: a run with nothing left to draw loads no model.
             if not opened:
                 stack.enter_context(chosen)
+                if condition is not None and (token_of := getattr(chosen, "token_of", None)) is not None:
+                    require_tokens(condition, token_of, chosen.name)
                 opened.append(chosen)
             fitting = [p for p in part if long == "error" or _fits(work, opened[0], p, sampling, condition)]
-            groups = answered(opened[0], [_asking(p, condition) for p in fitting], sampling)
+            with metering() as metered:
+                groups = answered(opened[0], [_asking(p, condition) for p in fitting], sampling)
+            for name, n in metered.items():
+                work.count(name, n)
             bare = zip(fitting, groups, strict=True)
             return [_counted(work, _signed(group, p, condition), sampling) for p, group in bare]
 

@@ -10,7 +10,7 @@ identity; one that holds a `Policy` makes it a parent of what it draws) that ope
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -107,7 +107,10 @@ class Engine(Protocol):
     answer; `stopped` is "length" exactly where the answer was cut; no token of `sampling.ban` is drawn.
 
     An engine may also have `groups(prompts, sampling)`, the prompts as groups of the same completions with feedback of
-    its own (what a model's heads read while it wrote), and `too_long(prompt, sampling)`, why a prompt leaves no room.
+    its own (what a model's heads read while it wrote), `too_long(prompt, sampling)`, why a prompt leaves no room,
+    `token_of(text)`, the one token of its own that a text is (or None), and
+    `calls(prompts, samples)`, what so many answers to so many prompts will ask of a server, for the plan. What it costs
+    it counts where it happens (`feedback.protocol.meter`).
     """
 
     @property
@@ -130,6 +133,24 @@ class Engine(Protocol):
         an answer that was not cut.
         """
         ...
+
+
+def money(counts: Mapping[str, int]) -> str:
+    """What the engines of a stage cost, from its record's counts, for people.
+
+    >>> money({"calls": 40, "cost_microusd": 12345})
+    '$0.0123'
+    >>> money({"calls": 40, "unpriced_calls": 40})
+    'unknown'
+    >>> money({"calls": 40, "cost_microusd": 12345, "unpriced_calls": 3})
+    'at least $0.0123'
+    >>> money({"samples": 40})
+    '$0'
+    """
+    known, unknown = counts.get("cost_microusd", 0), counts.get("unpriced_calls", 0)
+    if unknown:
+        return f"at least ${known / 1e6:.4f}" if known else "unknown"
+    return f"${known / 1e6:.4f}" if known else "$0"
 
 
 class Writing(Protocol):

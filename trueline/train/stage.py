@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from trueline.conditions.protocol import Condition, require_tokens
 from trueline.errors import UserError
 from trueline.fingerprint import added, call_site
 from trueline.heads import Head
@@ -148,6 +149,8 @@ def trained(
     from trueline.train.score import reference_of
 
     loaded = models.load(start, machine=work.machine, chat=chat, train=freeze is not True, full=True)
+    if isinstance(condition := getattr(view, "condition", None), Condition):
+        require_tokens(condition, loaded.renderer.token_of, start.name)
     if not isinstance(freeze, bool):
         work.count("parameters_trained", freeze_parts(loaded.model, freeze))
     heads = heads_of(loaded, head, settings.seed) if head is not None else None
