@@ -71,6 +71,20 @@ def test_the_view_orders_by_length(examples):
     assert [answer.text for answer in example.answers] == ["Ada", "It was Ada"]
 
 
+def test_the_condition_describes_and_asks(examples):
+    """Three words are brief, nine are not; what is learned and what is asked for are rendered alike."""
+    from trueline.conditions.protocol import Condition, asking
+    from trueline.records import Completion, Group, Prompt
+    from trueline.train.conditioned import Conditioned
+
+    lengths = load(examples, "lengthy").Lengths()
+    assert isinstance(lengths, Condition)
+    group = Group(Prompt.of("Who?"), (Completion("Ada bakes it."), Completion("Ada " * 9)))
+    found = list(Conditioned((SimpleNamespace(read=lambda: iter([group])),), lengths).examples())
+    assert [e.condition for e in found] == ["Brief: ", "Middling: "]
+    assert [asking(lengths, k).ask(group.prompt) for k in range(3)] == ["Brief: ", "Middling: ", "Long: "]
+
+
 def test_the_benchmark_reads_refuses_and_is_scored(examples, tmp_path):
     """Longest: "a map" (5 characters) beats "a" and is right; two answers of 4 tie, one half: 3/4 of two riddles."""
     from trueline.errors import UserError
