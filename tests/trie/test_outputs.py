@@ -10,7 +10,7 @@ from hypothesis import settings as limits
 
 from tests.tries import exact_norms, sequences, tiny
 from trueline import trie
-from trueline.trie import Sequence, attention, build
+from trueline.trie import Against, Sequence, attention, build
 from trueline.trie.outputs import Outputs
 
 KL = frozenset({"kl"})
@@ -42,7 +42,7 @@ def gradients(model, value):
 def test_divergence_over_a_trie_equals_one_sequence_at_a_time(listed):
     """Values and the gradient of every parameter to 1e-10; the reference, of another architecture, gets none."""
     for model in MODELS.values():
-        outputs = trie.forward(model, build(listed, min_shared=1), KL, chunk=2, reference=THEIRS)
+        outputs = trie.forward(model, build(listed, min_shared=1), KL, chunk=2, against=Against(THEIRS))
         wanted = plainly(model, THEIRS, listed)
         torch.testing.assert_close(outputs.kl_E, wanted, rtol=1e-10, atol=1e-10)
         assert outputs.seq_E.numel() == outputs.kl_E.numel() == outputs.logps_E.numel()
@@ -56,7 +56,7 @@ def test_divergence_over_a_trie_equals_one_sequence_at_a_time(listed):
 def test_divergence_from_itself_is_nothing():
     model = MODELS["llama"]
     listed = [Sequence.of(range(20), range(k, k + 5)) for k in (20, 40)]
-    outputs = trie.forward(model, build(listed), KL, reference=model)
+    outputs = trie.forward(model, build(listed), KL, against=Against(model))
     assert outputs.kl_E.abs().max() < 1e-12
     torch.testing.assert_close(outputs.logps_E, trie.forward(model, build(listed)).logps_E)
 
@@ -75,8 +75,8 @@ def test_models_that_run_padded_give_the_same(ours, theirs):
     listed = [Sequence.of(range(20), range(k, k + 5)) for k in (20, 40, 21)]
     want = frozenset({"kl", "scored_hidden", "last_hidden"})
     model, other = (exact_norms(tiny(name, torch.float64, seed=5)) for name in ("llama", "qwen2"))
-    wanted = trie.forward(model, build(listed), want, reference=other)
-    got = trie.forward(padded(model, ours), build(listed), want, reference=padded(other, theirs))
+    wanted = trie.forward(model, build(listed), want, against=Against(other))
+    got = trie.forward(padded(model, ours), build(listed), want, against=Against(padded(other, theirs)))
     for name in ("logps_E", "kl_E", "last_hidden_ND", "scored_hidden_SD"):
         torch.testing.assert_close(getattr(got, name), getattr(wanted, name), rtol=1e-10, atol=1e-10)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.tries import BOTH, FAMILIES, OTHERS, VOCABULARY, assert_equal_to_padded, exact_norms, sequences, tiny
 from trueline import trie
-from trueline.trie import Sequence, attention, build, pack, size
+from trueline.trie import Sequence, attention, build, size
 
 FEW = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -152,19 +152,6 @@ def test_log_probs_need_no_last_tokens_and_know_what_is_greedy(family, listed):
         likeliest = model(torch.from_numpy(s.ids)[None]).logits[0].argmax(-1)
         at = np.flatnonzero(s.scored)
         assert ours.greedy_E[ours.seq_E == number].tolist() == [likeliest[t - 1] == s.ids[t] for t in at]
-
-
-def test_pack_cuts_by_trie_tokens():
-    """Costs 3, 4, 5, 10, 1 under a budget of 8: [3, 4], [5], [10 alone], [1]."""
-    assert pack([3, 4, 5, 10, 1], 8) == [[0, 1], [2], [3], [4]]
-    assert pack([], 8) == []
-
-
-def test_pack_pays_for_a_shared_prefix_once_per_batch():
-    """Items of 100 shared and 10 own tokens: 110 for the first of a batch and 10 for each further one."""
-    items = [[Sequence.of(range(100), [number] * 10)] for number in range(200, 206)]
-    assert pack(items, 130) == [[0, 1, 2], [3, 4, 5]]
-    assert pack([size(item) for item in items], 130) == [[0], [1], [2], [3], [4], [5]]
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])

@@ -8,7 +8,7 @@ import torch
 from tests.tries import tiny
 from trueline import trie
 from trueline.trie import Sequence, build, vocabulary
-from trueline.trie.vocabulary import After, Reference, logps, logps_and_kl
+from trueline.trie.vocabulary import After, logps
 
 STATES = torch.tensor([0, 0, 1, 3, 3, 3, 4])
 TARGETS = torch.tensor([2, 9, 0, 1, 1, 8, 10])
@@ -61,59 +61,6 @@ def test_greedy_is_the_first_of_the_likeliest(after, chunk):
     torch.testing.assert_close(got, logps(hidden, head, after, states, targets))
     assert greedy.tolist() == (head(hidden).argmax(-1)[states] == targets).tolist()
     assert greedy.tolist()[:4] == [True, False, True, True]
-
-
-def reference_of(head, after=None):
-    """Another model's states, of another width where its head has one."""
-    torch.manual_seed(2)
-    made = HEADS[head]().double()
-    return Reference(torch.randn(5, 6, dtype=torch.float64), made, after or After())
-
-
-def plain_kl(head, after, reference):
-    torch.manual_seed(0)
-    hidden = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
-    ours = after(head(hidden)).log_softmax(-1)
-    theirs = reference.after(reference.head(reference.hidden_SD)).log_softmax(-1).detach()
-    got = ours[STATES, TARGETS], (theirs.exp() * (theirs - ours)).sum(-1)
-    above = [torch.randn(x.shape, dtype=torch.float64) for x in got]
-    return *got, *torch.autograd.grad(got, [hidden, *head.parameters()], above)
-
-
-@pytest.mark.parametrize("keep", [0, 500, 1 << 20], ids=["recomputed", "half kept", "kept"])
-@pytest.mark.parametrize("chunk", [1, 2, 5])
-@pytest.mark.parametrize("after", [After(), After(0.25), After(2.0, 3.0)], ids=["plain", "scaled", "capped"])
-@pytest.mark.parametrize("heads", [("linear", "linear"), ("with a bias", "linear"), ("of two layers", "with a bias")])
-def test_divergence_from_a_reference_equals_its_definition(heads, after, chunk, keep, monkeypatch):
-    """KL(reference || policy) over all tokens at every state, and log-probs beside it, from one pass."""
-    monkeypatch.setattr(vocabulary, "KEEP", keep)
-    torch.manual_seed(1)
-    made, reference = HEADS[heads[0]]().double(), reference_of(heads[1], After(0.5))
-    torch.manual_seed(0)
-    hidden = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
-    got = logps_and_kl(hidden, made, after, STATES, TARGETS, reference, chunk)
-    above = [torch.randn(x.shape, dtype=torch.float64) for x in got]
-    got = (*got, *torch.autograd.grad(got, [hidden, *made.parameters()], above))
-    for mine, wanted in zip(got, plain_kl(made, after, reference), strict=True):
-        torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
-    assert not any(p.grad is not None for p in reference.head.parameters())
-
-
-def test_divergence_of_a_worked_distribution():
-    """q = (.5, .3, .2), p = (.4, .4, .2): .5 ln 1.25 + .3 ln .75 = 0.025267; from itself it is 0."""
-    head = torch.nn.Linear(3, 3, bias=False).double()
-    head.weight.data = torch.eye(3, dtype=torch.float64)
-    p, q = (torch.tensor([x], dtype=torch.float64).log() for x in ((0.4, 0.4, 0.2), (0.5, 0.3, 0.2)))
-    none = torch.zeros(0, dtype=torch.int64)
-    read = [logps_and_kl(p, head, After(), none, none, Reference(x, head, After())) for x in (q, p)]
-    assert [x.numel() for x, _ in read] == [0, 0]
-    assert [kl.item() for _, kl in read] == pytest.approx([0.025267, 0.0], abs=1e-6)
-
-
-def test_a_token_that_the_reference_never_says_costs_nothing():
-    """q = (1, 0) by a logit of minus infinity: KL = -log p(0), finite."""
-    theirs, ours = torch.tensor([[0.0, -torch.inf]]), torch.tensor([[-1.0, -0.5]])
-    assert vocabulary.divergence(theirs, ours).item() == 1.0
 
 
 def test_frozen_parts_get_no_gradient():

@@ -141,7 +141,8 @@ class Loop:
             if self.memory is not None:
                 outputs = self.memory.forward(self.model, batch)
             else:
-                outputs = trie.forward(self.model, batch.trie, self.want, reference=self.reference_model)
+                against = None if self.reference_model is None else trie.Against(self.reference_model)
+                outputs = trie.forward(self.model, batch.trie, self.want, against=against)
         if self.heads is not None:
             batch.rewards_NH, batch.heads = self.heads(outputs, batch.trie), self.heads.names
         if self.heads is not None and batch.probe_at_X is not None:

@@ -21,8 +21,9 @@ class Outputs:
     counts_N (int64) how many. last_hidden_ND: final-norm hidden state at each sequence's last token; greedy_E: whether
     a scored token is the likeliest one (the first of equals); last_states [N, D] and states [T, D]: hidden states of
     every layer (see `states`) at each sequence's last token, and at every trie token; kl_E: KL(reference || model) of
-    the next token, in nats, where a scored token stands; scored_hidden_SD: final-norm hidden state at each of the
-    trie's states state_S; all where they were asked for.
+    the next token (or KL(model || reference)), in nats, where a scored token stands, and entropy_E: the entropy of the
+    next token there; scored_hidden_SD: final-norm hidden state at each of the trie's states state_S; all where they
+    were asked for.
     """
 
     logps_E: torch.Tensor
@@ -34,6 +35,7 @@ class Outputs:
     states: states.Layers | None = None
     kl_E: torch.Tensor | None = None
     scored_hidden_SD: torch.Tensor | None = None
+    entropy_E: torch.Tensor | None = None
 
     @property
     def logps_N(self) -> torch.Tensor:
