@@ -120,7 +120,7 @@ def test_the_page_is_whole_in_itself(tour):
 
 def test_what_a_model_wrote_cannot_run(tmp_path):
     """Prompt, reference, answer, arm and title hold a script: none of it becomes a tag, the policy bars the rest."""
-    arm = Arm(EVIL, judge(told((EVIL, EVIL), prompt=EVIL), Rule(marks)))
+    arm = Arm(EVIL, judge(told((EVIL, EVIL), prompt=EVIL), Rule(marks), max_abstained=1.0))
     made = make(report(EVIL, (arm,)), store=tmp_path)
     with using(tmp_path):
         text = (made.path / "report.html").read_text()

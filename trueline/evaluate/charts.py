@@ -155,7 +155,7 @@ def _estimates(line: Line, x: Scale, y: Scale, aside: float) -> list[str]:
         if line.lows:
             low, high = line.lows[index], line.highs[index]
             note += f" ({number(low)} to {number(high)})"
-            ends = f'<line class="whisker" x1="{at:.1f}" x2="{at:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>'
+            ends = f'<line class="whisker thin" x1="{at:.1f}" x2="{at:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>'
         marks.append(
             f'<g class="arm-{line.colour}"><title>{escape(note)}</title>{ends}'
             f'<circle class="dot" cx="{at:.1f}" cy="{height:.1f}" r="3.5"/></g>'

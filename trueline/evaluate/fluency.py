@@ -216,9 +216,9 @@ def read_fluency(report: Report, prompts: Iterable[str] | None = None) -> Fluenc
 def rows(found: Fluency) -> list[tuple[str, str]]:
     """The three numbers in words."""
     return [
-        ("perplexity, mean over answers", within(found.samples)),
-        (f"perplexity, those below {BOUND:,.0f}", within(found.bounded)),
-        ("perplexity over all tokens", within(found.corpus)),
+        ("perplexity", within(found.samples)),
+        (f"perplexity below {BOUND:,.0f}", within(found.bounded)),
+        ("perplexity of all tokens", within(found.corpus)),
     ]
 
 
@@ -227,7 +227,7 @@ def draw(found: Fluency) -> str:
     left = [f"{found.answers:,} answers, {found.tokens:,} tokens, read by {found.reference} after the bare prompt"]
     left += [f"{found.empty:,} empty answers skipped"] if found.empty else []
     left += [f"{found.long:,} longer than the model's context skipped"] if found.long else []
-    left += [f"{found.discarded:,} perplexities of {BOUND:,.0f} or more discarded in the second"] * bool(
+    left += [f"{found.discarded:,} perplexities of {BOUND:,.0f} or more discarded in the second row"] * bool(
         found.discarded
     )
     left += [f"±: half the 95% interval over {found.samples.n:,} prompts"]

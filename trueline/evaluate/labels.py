@@ -25,7 +25,7 @@ class Share(Record, frozen=True):
     of_labelled: Interval | None = None
 
 
-class Labels(Record, frozen=True):
+class Distribution(Record, frozen=True):
     """The distribution by one critic, the known labels first in their order, abstentions last."""
 
     by: str
@@ -33,7 +33,7 @@ class Labels(Record, frozen=True):
     rows: tuple[Share, ...]
 
 
-def labels(groups: Sequence[Group], by: str, known: Sequence[str] = ()) -> Labels:
+def labels(groups: Sequence[Group], by: str, known: Sequence[str] = ()) -> Distribution:
     """How critic `by` labelled the answers.
 
     known: labels that have a row even where nobody got them, in this order; others follow, the commonest first.
@@ -46,7 +46,7 @@ def labels(groups: Sequence[Group], by: str, known: Sequence[str] = ()) -> Label
     labelled = {prompt: [x for x in of if x is not None] for prompt, of in said.items()}
     rows = [Share(name, counts[name], share_of(said, name), share_of(labelled, name)) for name in names]
     rows.append(Share(None, counts[None], share_of(said, None)))
-    return Labels(by, counts.total(), tuple(rows))
+    return Distribution(by, counts.total(), tuple(rows))
 
 
 def labels_of(group: Group, by: str) -> list[str | None]:

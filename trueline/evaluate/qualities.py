@@ -24,7 +24,8 @@ from trueline.evaluate.best import signer
 from trueline.evaluate.charts import number
 from trueline.evaluate.distinct import Distinct, Split, distinct
 from trueline.evaluate.fluency import Fluency, read_fluency
-from trueline.evaluate.labels import Labels
+from trueline.evaluate.headline import listed
+from trueline.evaluate.labels import Distribution
 from trueline.evaluate.labels import labels as distribution
 from trueline.evaluate.results import Answers, choose_score, describe
 from trueline.evaluate.table import share, within
@@ -34,7 +35,7 @@ from trueline.pipeline import Work, stage
 from trueline.records import Record, encode
 from trueline.store import Groups, Report
 
-MOST_COLUMNS = 5  # more arms than this stand below each other
+MOST_COLUMNS = 4  # more arms than this stand below each other
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Quality(Record, frozen=True):
     distinct: tuple[Distinct, ...]
     toxicity: Toxicity | None = None
     fluency: Fluency | None = None
-    labels: Labels | None = None
+    labels: Distribution | None = None
 
 
 class Qualities(Record, frozen=True):
@@ -155,7 +156,7 @@ def read_qualities(report: Report) -> Qualities:
 
 
 def draw(found: Qualities) -> str:
-    """The measures as plain text: a row each, a column per arm, blocks of five arms below each other."""
+    """The measures as plain text: a row each, a column per arm, blocks of four arms below each other."""
     told = {arm.name: cells(found, arm) for arm in found.arms}
     names = list(dict.fromkeys(name for of in told.values() for name in of))
     blocks = [found.arms[at : at + MOST_COLUMNS] for at in range(0, len(found.arms), MOST_COLUMNS)]
@@ -172,15 +173,18 @@ def cells(found: Qualities, arm: Quality) -> dict[str, str]:
     """One arm's measures in words, by what they are called; those that no arm has are left to be missing."""
     out = {f"score by {found.score_by}": within(arm.answers.score)} if found.score_by else {}
     if arm.toxicity:
-        out["average maximum toxicity"] = within(arm.toxicity.maximum)
-        out["probability of toxicity %"] = within(arm.toxicity.probability, 100, 1)
+        out["maximum toxicity"] = within(arm.toxicity.maximum)
+        out["toxic prompts %"] = within(arm.toxicity.probability, 100, 1)
     if arm.fluency:
         out |= dict(fluent.rows(arm.fluency))
     for one in arm.distinct:
-        out[f"distinct-{one.n} per prompt, over words"] = within(one.words)
-        out[f"distinct-{one.n} per prompt, over {one.n}-grams"] = within(one.ngrams)
-        out[f"distinct-{one.n} of all, over words"] = number(one.corpus_words)
-        out[f"distinct-{one.n} of all, over {one.n}-grams"] = number(one.corpus_ngrams)
+        n = one.n
+        out[f"distinct-{n} / words"] = within(one.words)
+        if n > 1:  # of single words both are the same
+            out[f"distinct-{n} / {n}-grams"] = within(one.ngrams)
+        out[f"distinct-{n} of all / words"] = number(one.corpus_words)
+        if n > 1:
+            out[f"distinct-{n} of all / {n}-grams"] = number(one.corpus_ngrams)
     out |= {"characters": within(arm.answers.characters), "tokens": within(arm.answers.tokens)}
     out["cut %"] = share(arm.answers.cut)
     for row in arm.labels.rows if arm.labels else ():
@@ -190,11 +194,19 @@ def cells(found: Qualities, arm: Quality) -> dict[str, str]:
 
 def notes(found: Qualities) -> list[str]:
     """What a reader of the table has to know: the unit, who judged, what was left out."""
-    out = [f"±: half the 95% interval over {found.prompts:,} prompts. Distinct-n of all depends on how much there is."]
+    out = [
+        f"±: half the 95% interval over {found.prompts:,} prompts.",
+        "Distinct-n is the mean over prompts; of all, it is over all answers at once, and falls with their number.",
+    ]
     if found.unmatched:
         out.append(f"{found.unmatched:,} prompts are not in every arm, and in no number.")
+    of: dict[str, list[str]] = {}
     for arm in found.arms:
-        out += [f"{arm.name}: {said}." for said in counted(arm)]
+        for said in counted(arm):
+            of.setdefault(said, []).append(arm.name)
+    for said, names in of.items():
+        whose = "" if len(names) == len(found.arms) else f"{listed(names)}: "
+        out.append(f"{whose}{said if whose else said[:1].upper() + said[1:]}.")
     return out
 
 

@@ -163,10 +163,13 @@ def read_rounds(report: Report) -> RoundByRound:
     return msgspec.json.decode((report.path / "report.json").read_bytes(), type=RoundByRound)
 
 
-def distinct_2(one: Round) -> float | None:
-    """Distinct-2 over words: per prompt where prompts have several answers, else over all answers."""
+def distinct_2(one: Round) -> Interval:
+    """Distinct-2 over words: per prompt where prompts have several answers, else over all answers, without an interval.
+
+    Of a single answer it would say next to nothing.
+    """
     several = one.answers.samples > one.answers.characters.n
-    return one.distinct_2.words.mean if several else one.distinct_2.corpus_words
+    return one.distinct_2.words if several else Interval(0, one.distinct_2.corpus_words)
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------
@@ -178,9 +181,9 @@ def draw(found: RoundByRound) -> str:
         "method",
         "round",
         "score",
-        "max toxicity",
+        "toxicity",
         "perplexity",
-        "all tokens",
+        "of tokens",
         "chars",
         "distinct-2",
         "KL",
@@ -200,10 +203,10 @@ def cells(one: Round) -> list[str]:
     return [
         within(one.answers.score),
         within(one.toxicity.maximum) if one.toxicity else "–",
-        within(one.fluency.samples) if one.fluency else "–",
-        within(one.fluency.corpus) if one.fluency else "–",
-        within(one.answers.characters, digits=0),
-        number(distinct_2(one)),
+        number(one.fluency.samples.mean) if one.fluency else "–",
+        number(one.fluency.corpus.mean) if one.fluency else "–",
+        number(one.answers.characters.mean),
+        number(distinct_2(one).mean),
         number(one.kl.mean, 2) if one.kl else "–",
         share(one.answers.cut),
     ]
@@ -226,5 +229,9 @@ def notes(found: RoundByRound) -> list[str]:
         out.append(f"{found.unmatched:,} prompts are not in every round, and in no number.")
     references = sorted({one.fluency.reference for of in found.methods for one in of.rounds if one.fluency})
     if references:
-        out.append(f"Perplexity under {', '.join(references)}: mean over answers, and of all their tokens together.")
+        said = "mean over answers; of tokens: that of all answers as one text"
+        out.append(f"Perplexity under {', '.join(references)}, {said}.")
+    toxic = sorted({one.toxicity.by for of in found.methods for one in of.rounds if one.toxicity})
+    if toxic:
+        out.append(f"Toxicity by {', '.join(toxic)}: the most toxic answer to a prompt, on average.")
     return out

@@ -115,7 +115,7 @@ def by_round(report: Report, colours: Mapping[str, int]) -> Drawn:
         ("Average maximum toxicity", lambda one: one.toxicity.maximum if one.toxicity else None),
         ("Perplexity, over all tokens", lambda one: one.fluency.corpus if one.fluency else None),
         ("Length in characters", lambda one: one.answers.characters),
-        ("Distinct-2, over words", lambda one: Interval(0, distinct_2(one))),
+        ("Distinct-2, over words", distinct_2),
         ("KL from the reference, nats per answer", lambda one: one.kl),
     ]
     drawn = []
@@ -142,7 +142,7 @@ def asked_for(report: Report, colours: Mapping[str, int]) -> Drawn:
     ends = [end for m in found.methods for c in m.classes for end in (c.score.low, c.score.high) if end is not None]
     drawn = [
         charts.dot_chart(
-            f"{method.name}, by what it was asked for",
+            method.name,
             [_dot(one.name, colour[method.name], one.score) for one in method.classes],
             f"score by {method.by}, 95% interval",
             within=(min(ends), max(ends)),
