@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from trueline import store
@@ -18,10 +19,11 @@ _LOOKUPS = 500  # SQLite allows at least 999 variables in one statement
 
 
 class Kept:
-    """An open table: a key and the values of its columns per row."""
+    """An open table: a key and the values of its columns per row. Threads may share it."""
 
     def __init__(self, connection: sqlite3.Connection, table: str, columns: Sequence[str]) -> None:
         self.connection, self.table, self.columns = connection, table, columns
+        self._lock = threading.Lock()
 
     def known(self, keys: Iterable[str]) -> dict[str, tuple[object, ...]]:
         """The values of those keys that are there."""
@@ -36,7 +38,7 @@ class Kept:
     def keep(self, rows: Iterable[tuple[object, ...]]) -> None:
         """Write rows of (key, values ...), all or none; they are safe when this returns."""
         marks = ",".join("?" * (1 + len(self.columns)))
-        with self.connection:  # one transaction
+        with self._lock, self.connection:  # one transaction
             self.connection.executemany(f"INSERT OR IGNORE INTO {self.table} VALUES ({marks})", rows)
 
 
@@ -50,7 +52,7 @@ def opened(file: str, table: str, columns: Sequence[str]) -> Iterator[Kept]:
     here.create()
     path = here.root / file
     try:
-        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+        with contextlib.closing(sqlite3.connect(path, timeout=60, check_same_thread=False)) as connection:
             layout = ", ".join(["key TEXT PRIMARY KEY", *columns])
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({layout}) WITHOUT ROWID")
             yield Kept(connection, table, [column.split()[0] for column in columns])

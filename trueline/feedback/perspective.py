@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import httpx
 
 KEY = "PERSPECTIVE_API_KEY"
+HEADER = "X-Goog-Api-Key"  # in the address the key would stand in every log of requests
 FILE = "perspective.sqlite"
 URL = "https://commentanalyzer.googleapis.com/v1alpha1/comments:analyze"
 KEY_REFUSED = ("API_KEY_INVALID", "API key not valid", "SERVICE_DISABLED", "PERMISSION_DENIED")
@@ -103,10 +104,7 @@ class Perspective(TextCritic):
         with kept.opened(FILE, "scores", ("score REAL", "why TEXT")) as table:
             found = {key: score if score is not None else why for key, (score, why) in table.known(keys).items()}
             missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
-            for key, said, lasting in self._asked(missing):
-                found[key] = said
-                if lasting:
-                    table.keep([(key, None, said) if isinstance(said, str) else (key, said, None)])
+            found.update(self._asked(missing, table))
         meter("cached", len(texts) - len(missing))
         return [found[key] for key in keys]  # type: ignore[misc]
 
@@ -115,33 +113,34 @@ class Perspective(TextCritic):
         content = json.dumps([self.attribute, self.language, text])
         return hashlib.sha256(content.encode()).hexdigest()[:40]
 
-    def _asked(self, texts: dict[str, str]) -> Iterator[tuple[str, float | str, bool]]:
-        """(key, score or why not, whether that is for good) of each text, as they arrive."""
+    def _asked(self, texts: dict[str, str], table: kept.Kept) -> Iterator[tuple[str, float | str]]:
+        """(key, score or why not) of each text, as they arrive; what will not change is in the table by then."""
         if not texts:
             return
         for package in ("httpx", "tenacity"):
             installed(package, "Perspective()")
         import httpx
 
-        secret = api_key()
         bucket = Bucket(self.access.per_second)
-        headers = {"X-Goog-Api-Key": secret}  # in the address it would stand in every log of requests
+        headers = {HEADER: api_key()}
         threads = min(self.access.concurrency, len(texts))
         with (
             httpx.Client(timeout=self.access.timeout, headers=headers, follow_redirects=False) as client,
             concurrent.futures.ThreadPoolExecutor(threads) as pool,
         ):
-            waiting = [pool.submit(self._ask, client, bucket, *item) for item in texts.items()]
+            waiting = [pool.submit(self._ask, client, bucket, table, *item) for item in texts.items()]
             try:
                 for done in concurrent.futures.as_completed(waiting):
-                    key, said, lasting = done.result()
-                    yield key, said.replace(secret, "[key]") if isinstance(said, str) else said, lasting
+                    yield done.result()
             except BaseException:  # what is in flight is waited for, the rest is never sent
                 bucket.close()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _ask(self, client: httpx.Client, bucket: Bucket, key: str, text: str) -> tuple[str, float | str, bool]:
+    def _ask(
+        self, client: httpx.Client, bucket: Bucket, table: kept.Kept, key: str, text: str
+    ) -> tuple[str, float | str]:
+        """One text, until it has its score; kept before the thread asks for anything else."""
         import tenacity
 
         def seconds(state: tenacity.RetryCallState) -> float:
@@ -160,8 +159,11 @@ class Perspective(TextCritic):
             said = patiently(self._once, client, bucket, key, text)
         except tenacity.RetryError as error:
             why = error.last_attempt.exception()
-            return key, f"{why} ({self.access.tries} attempts)", False
-        return key, said, True
+            return key, f"{why} ({self.access.tries} attempts)"
+        if isinstance(said, str):
+            said = said.replace(client.headers[HEADER], "[key]")
+        table.keep([(key, None, said) if isinstance(said, str) else (key, said, None)])
+        return key, said
 
     def _once(self, client: httpx.Client, bucket: Bucket, key: str, text: str) -> float | str:
         """One request: the score, or why this text never gets one. Raises `Passing` for what may pass."""
