@@ -21,6 +21,7 @@ from trueline.feedback.judge import judge
 from trueline.feedback.perspective import Access, Perspective
 from trueline.feedback.protocol import metering
 from trueline.fingerprint import fingerprint
+from trueline.machine import Machine
 from trueline.pipeline import Work, make, stage
 from trueline.records import Completion, Group, Prompt, write_jsonl
 from trueline.store import Groups, using
@@ -104,7 +105,7 @@ def test_failures_that_pass_are_tried_again_and_cost_no_score():
         return b'{"attributeScores": {}}'
 
     def late(question):
-        time.sleep(0.5)
+        time.sleep(1.2)
         return json.dumps(analyzer.reply(question)).encode()
 
     def odd(question):
@@ -115,7 +116,7 @@ def test_failures_that_pass_are_tried_again_and_cost_no_score():
         "Swapped": other, "Lacking": lacking, "Late": late, "Odd": odd,
     }  # fmt: skip
     with serving(lambda text, n: plans.get(text) if n < 3 else None) as (address, server):
-        said, _ = scored(address, *plans, "Fine", timeout=0.3)
+        said, _ = scored(address, *plans, "Fine", timeout=0.8)
     assert [f.score for f in said] == pytest.approx([1 - toxicity(text) for text in (*plans, "Fine")])
     assert Counter(server.asked) == {**dict.fromkeys(plans, 3), "Fine": 1}
 
@@ -143,10 +144,8 @@ def test_a_server_that_asks_for_patience_gets_it_from_everybody():
     with serving(plan) as (address, server):
         said, _ = scored(address, *texts, concurrency=4, per_second=40)
     assert all(f.score is not None for f in said)
-    after = [
-        at - refused[0] for at in server.at if at > refused[0] + 0.1
-    ]  # what was on its way in that moment is not held
-    assert min(after) >= 0.55
+    # Three threads may be on their way in that moment; at 40 a second there would be 22.
+    assert sum(0 < at - refused[0] < 0.55 for at in server.at) <= 3
 
 
 def test_what_fails_for_good_abstains_with_the_reason_and_is_not_asked_again():
@@ -223,7 +222,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
         )
 
     with serving(lambda text, n: time.sleep(0.01)) as (address, server):
-        assert start(tmp_path / "whole", address).wait(60) == 0
+        make(judged(address), store=tmp_path / "whole", machine=Machine(shard=10))
         assert Counter(server.asked).most_common(1)[0][1] == 1 and len(server.asked) == TEXTS
         server.asked.clear()
         kills = 0
