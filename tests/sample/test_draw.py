@@ -14,8 +14,9 @@ import pytest
 
 from tests.sample import given
 from tests.sample.killable import drawn
+from trueline import models
 from trueline.conditions.phrases import QuantilePhrases
-from trueline.conditions.protocol import asking
+from trueline.conditions.protocol import asking, conditioned
 from trueline.conditions.tokens import QuantileTokens
 from trueline.errors import UserError
 from trueline.pipeline import make
@@ -106,6 +107,24 @@ def test_a_prompt_that_ends_with_an_answer_is_named(store, tmp_path):
         engine.generate([answered], Sampling())
 
 
+def special(text):
+    from tokenizers import AddedToken
+
+    return AddedToken(text, special=True)
+
+
+def with_tokens(folder, tokens):
+    """The handle on a random model whose vocabulary has these tokens too, as likely as any."""
+    given.llama(folder)
+    loaded = models.load(folder)
+    loaded.tokenizer.add_tokens(list(tokens))
+    loaded.model.resize_token_embeddings(len(loaded.tokenizer), mean_resizing=False)
+    if tokens:
+        loaded.model.lm_head.weight.data[-len(tokens) :] = loaded.model.lm_head.weight.data[50 : 50 + len(tokens)]
+    models.save(loaded.model, loaded.tokenizer, folder)
+    return models.pretrained(folder)
+
+
 @dataclass(frozen=True)
 class Overheard:
     """Answers with what it is asked, and with what it may not say."""
@@ -147,9 +166,33 @@ def test_prompts_that_hold_a_condition_token_are_told(store):
 
 
 def test_a_policy_without_the_conditions_tokens_is_refused(store, tmp_path):
-    policy = given.llama(tmp_path / "model")
-    with pytest.raises(UserError, match=r"quantile-tokens with .* no token '_QUANTILE_TOKEN_0_'.*extend"):
-        make(draw(policy, given.questions(), Sampling(), condition=QuantileTokens()))
+    """Without the tokens, and with special ones, which stand for nothing in a message."""
+    for number, added in enumerate(((), (special("_QUANTILE_TOKEN_0_"),))):
+        policy = with_tokens(tmp_path / f"model{number}", added)
+        with pytest.raises(UserError, match=r"quantile-tokens with .* '_QUANTILE_TOKEN_0_' not as one token.*extend"):
+            make(draw(policy, given.questions(), Sampling(), condition=QuantileTokens()))
+
+
+def test_added_tokens_ask_and_are_read_as_one_token_each(store, tmp_path):
+    """One token more than the bare prompt; every quantile its own; a banned one is never drawn."""
+    condition = QuantileTokens()
+    policy = make(with_tokens(tmp_path / "model", condition.tokens))
+    bare = next(make(given.questions()).read())
+    with HF(policy) as engine:
+        known = [engine.opening_token(token) for token in condition.tokens]
+        assert len(set(known)) == 5 and None not in known
+        plain = engine.writer.prompt_ids(bare)
+        for k, token in enumerate(known):
+            asked = conditioned(bare.messages, asking(condition, k).ask(bare))
+            ids = engine.writer.prompt_ids(msgspec.structs.replace(bare, messages=asked))
+            assert len(ids) == len(plain) + 1 and ids.count(token) == 1
+            assert [i for i in ids if i != token] == plain
+    free, banned = (
+        make(draw(policy, given.questions(), Sampling(n=8, max_tokens=40, ban=ban), condition=condition))
+        for ban in ((), condition.tokens)
+    )
+    drawn, never = ({t for g in s.read() for c in g.completions for t in c.tokens} for s in (free, banned))
+    assert drawn & set(known) and not never & set(known)
 
 
 def test_a_policy_is_asked_as_if_the_prompt_held_the_condition(store, tmp_path):

@@ -235,6 +235,12 @@ class Renderer:
         ids = self._tokens.content(text, "text")
         return ids[0] if len(ids) == 1 else None
 
+    def opening_token(self, text: str) -> int | None:
+        """The one token that `text` is at the beginning of a user's message; None where it is none or several there, as
+        special-token text, or text whose first space the template strips."""
+        token = self.token_of(text)
+        return token if token in self.prompt_ids((Message("user", text + "a"),)) else None
+
     def special_texts(self, text: str) -> list[str]:
         """The special tokens that stand literally in a text; they are rendered as text."""
         return self._tokens.special.findall(text)

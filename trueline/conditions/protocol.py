@@ -89,12 +89,17 @@ def renewed(condition: C, rounds: Sequence[Any]) -> C:
     return condition if after is None else after(rounds)
 
 
-def require_tokens(condition: Condition, token_of: Callable[[str], int | None], policy: str) -> None:
-    """Refuse a policy that would read a token of the condition as several. token_of: its token of a text, or None."""
-    missing = [token for token in condition.tokens if token_of(token) is None]
+def require_tokens(condition: Condition, opening_token: Callable[[str], int | None], policy: str) -> None:
+    """Refuse a policy that would read a token of the condition as several.
+
+    opening_token: the policy's token that a text is at the beginning of a message; None where it is none or several.
+    """
+    missing = [token for token in condition.tokens if opening_token(token) is None]
     if missing:
-        where, got = f"{condition.name} with {policy}", f"its vocabulary has no token {missing[0]!r}"
-        raise UserError(where, got, "all of the condition's", "Start from extend(policy, condition.tokens).")
+        where, got = f"{condition.name} with {policy}", f"it reads {missing[0]!r} not as one token"
+        raise UserError(
+            where, got, "a token for each of the condition's", "Start from extend(policy, condition.tokens)."
+        )
 
 
 def check_target(name: str, target: Any, classes: int) -> None:

@@ -80,8 +80,8 @@ def draw(
             # Opened by the first shard that is not done yet: a run with nothing left to draw loads no model.
             if not opened:
                 stack.enter_context(chosen)
-                if condition is not None and (token_of := getattr(chosen, "token_of", None)) is not None:
-                    require_tokens(condition, token_of, chosen.name)
+                if condition is not None and (opening_token := getattr(chosen, "opening_token", None)) is not None:
+                    require_tokens(condition, opening_token, chosen.name)
                 opened.append(chosen)
             fitting = [p for p in part if long == "error" or _fits(work, opened[0], p, sampling, condition)]
             with metering() as metered:

@@ -101,9 +101,9 @@ class HF:
         """Why `prompt` cannot be answered within the model's context; None where it can."""
         return self.writer.too_long(prompt, len(self.writer.prompt_ids(prompt)), sampling)
 
-    def token_of(self, text: str) -> int | None:
-        """The one token of the policy that `text` is; None where it is none or several."""
-        return self.writer.loaded.renderer.token_of(text)
+    def opening_token(self, text: str) -> int | None:
+        """The one token that `text` is at the beginning of a message; None where it is none or several."""
+        return self.writer.loaded.renderer.opening_token(text)
 
 
 @dataclass(eq=False)

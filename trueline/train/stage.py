@@ -150,7 +150,7 @@ def trained(
 
     loaded = models.load(start, machine=work.machine, chat=chat, train=freeze is not True, full=True)
     if isinstance(condition := getattr(view, "condition", None), Condition):
-        require_tokens(condition, loaded.renderer.token_of, start.name)
+        require_tokens(condition, loaded.renderer.opening_token, start.name)
     if not isinstance(freeze, bool):
         work.count("parameters_trained", freeze_parts(loaded.model, freeze))
     heads = heads_of(loaded, head, settings.seed) if head is not None else None
