@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from tests.sample import given
-from tests.sample.loopback import Loopback
+from tests.sample.served.loopback import Loopback
 from trueline.errors import UserError
 from trueline.pipeline import make
 from trueline.records import Completion, Prompt

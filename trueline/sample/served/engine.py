@@ -12,7 +12,8 @@ answered apart, as every engine does; at temperature 0 they share one reply.
 Counted in the record of the stage (`meter`): calls (requests whose answers were used), cached_calls (those of them that
 were kept from before), prompt_tokens, completion_tokens and cost_microusd (of all answers used, kept or new: what the
 result needs, in a resumed run too), unpriced_calls (whose cost is unknown), paid_microusd (what was paid this time),
-retries, refused and filtered.
+retries, refused, filtered, and repeated (answers drawn at random that say what an earlier one to the same prompt says:
+where nearly all do, the server did not heed the temperature).
 """
 
 from __future__ import annotations
@@ -137,7 +138,10 @@ class Served(abc.ABC):
         keys = [[self._key(me, p, sampling, (number,)) for number in range(sampling.n)] for p in prompts]
         requests = [Request(p, sampling, of, list(range(sampling.n))) for p, of in zip(prompts, keys, strict=True)]
         found = self._answered(me, requests)
-        return [[self._completion(found[key], sampling) for key in of] for of in keys]
+        out = [[self._completion(found[key], sampling) for key in of] for of in keys]
+        if not sampling.greedy and (same := sum(len(said) - len({c.text for c in said}) for said in out)):
+            meter("repeated", same)
+        return out
 
     def first_logprobs(self, prompts: Sequence[Prompt], among: Sequence[str]) -> list[dict[str, float]]:
         """Per prompt, the natural log-probs of the answers of one token that `among` names, at temperature 1.

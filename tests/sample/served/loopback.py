@@ -8,7 +8,7 @@ the temperature, so that a rerun on the same server says the same. Faults are in
 as a script; the server counts what it was asked, what it answered, and how many requests were in flight at once.
 
 Run as a program it serves until it is killed and appends one JSON line per request to a file:
-python -m tests.sample.loopback LOG DELAY
+python -m tests.sample.served.loopback LOG DELAY
 """
 
 from __future__ import annotations
