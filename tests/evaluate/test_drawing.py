@@ -11,7 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trueline.evaluate import charts, graph
-from trueline.evaluate.charts import Dot, Line, dot_chart, line_chart, number, padded, ridge_chart, smooth, strip, ticks
+from trueline.evaluate.charts import (
+    Dot,
+    Line,
+    dot_chart,
+    fine,
+    line_chart,
+    number,
+    padded,
+    ridge_chart,
+    smooth,
+    strip,
+    ticks,
+    wrapped,
+)
 from trueline.evaluate.graph import WIDE, Box, arrange, depths, draw, layers
 from trueline.evaluate.headline import bounds, clock, listed, percent, places, plus, short
 from trueline.evaluate.statistics import Interval
@@ -65,6 +78,14 @@ def test_every_chart_is_well_formed_and_stays_in_its_frame():
         ridge_chart(evil, [(evil, 1, [1.0, 2.0, 2.0]), ("b", 2, [1.5])], "x"),
         ridge_chart("same", [("a", 1, [2.0, 2.0])], "x"),
         dot_chart(evil, dots, "x", zero=0.5, percent=True),
+        dot_chart("wide", dots, "x", within=(-3.0, 9.0)),
+        line_chart(
+            "rounds",
+            [Line(evil, i, [0, 1], [0.2, 0.9], False, [0.1, 0.8], [0.3, 1]) for i in range(7)],
+            "round",
+            whole=True,
+        ),
+        line_chart("one round", [Line("a", 1, [0], [0.5], False, [0.4], [0.6])], "round", whole=True),
         strip(dots[0], 0.3, 0.8, 0.5),
     ]
     for svg in drawn:
@@ -76,6 +97,32 @@ def test_every_chart_is_well_formed_and_stays_in_its_frame():
                 assert mark.get(name) is None or -0.01 <= float(mark.get(name)) <= most + 0.01
             for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+)", mark.get("points") or ""):
                 assert -0.01 <= float(x) <= width and -0.01 <= float(y) <= height
+
+
+def test_estimates_at_whole_numbers_have_dots_and_whiskers():
+    """Rounds 0 to 2: no tick at 0.5; two methods' dots beside each other, each with its interval in the tooltip."""
+    lines = [Line(name, i, [0, 1, 2], [1.0, 2.0, 3.0], False, [0.5, 1.5, 2.5], [1.5, 2.5, 3.5]) for i, name in
+             enumerate(("Quark", "ALT"), 1)]  # fmt: skip
+    drawn = str(line_chart("Score", lines, "round", whole=True))
+    assert drawn.count("<circle") == drawn.count('class="whisker thin"') == 6
+    assert "<title>Quark, 1: 2 (1.5 to 2.5)</title>" in drawn
+    base = re.findall(r'text-anchor="middle">([^<]+)<', drawn)
+    assert base == ["0", "1", "2", "round"]
+
+
+def test_labels_are_cut_between_words():
+    assert wrapped("Harmless and very helpful") == ["Harmless and", "very helpful"]
+    assert wrapped("_QUANTILE_TOKEN_0_") == ["_QUANTILE_TO", "KEN_0_"]
+    assert wrapped("") == [""] and wrapped("one two three four five six seven") == [
+        "one two",
+        "three four",
+        "five six…",
+    ]
+
+
+def test_ticks_that_lie_close_are_told_apart():
+    assert [fine(v, [393.0, 393.5]) for v in (393.0, 393.5)] == ["393", "393.5"]
+    assert fine(0.2, [0.0, 0.2]) == "0.2" and fine(0.0, [0.0]) == "0"
 
 
 def test_nothing_to_draw_draws_nothing():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -89,6 +89,18 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     step = next((power * k for k in (1, 2, 5, 10) if rough <= power * k * 1.25), power * 10)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def fine(value: float, values: Sequence[float]) -> str:
+    """A tick's number, with as many digits as tell it from its neighbours.
+
+    >>> [fine(v, [393.0, 393.5, 394.0]) for v in (393.0, 393.5)], fine(12000, [10000, 12000])
+    (['393', '393.5'], '12\u202f000')
+    """
+    step = values[1] - values[0] if len(values) > 1 else 0.0
+    most = max(map(abs, values))
+    needed = math.floor(math.log10(most)) - math.floor(math.log10(step)) + 1 if step > 0 and most > 0 else 3
+    return number(value, max(3, needed))
 
 
 def padded(values: Sequence[float], share: float = 0.06) -> tuple[float, float]:
@@ -217,15 +229,15 @@ def dot_chart(
     low, high = padded(ends, 0.08)
     if percent:
         low, high = max(0.0, low), min(1.0, high)
-    left, row = 76, 46
+    names = [wrapped(dot.label) for dot in dots]
+    left, row = max(76.0, 12 + 6.4 * max(len(part) for named in names for part in named)), 46
     height = TOP + row * len(dots) + BOTTOM
     x = Scale(low, high, left, WIDTH - RIGHT)
-    marks = _x_axis(x, height, left, x_label, (lambda v: f"{100 * v:.0f}%") if percent else number)
+    marks = _x_axis(x, height, left, x_label, percent)
     if zero is not None:
         marks.append(f'<line class="zero" x1="{x(zero):.1f}" x2="{x(zero):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-    for i, dot in enumerate(dots):
+    for i, (dot, named) in enumerate(zip(dots, names, strict=True)):
         at = TOP + row * (i + 0.5)
-        named = wrapped(dot.label)
         for row_number, part in enumerate(named):
             below = at + 4 + 13 * (row_number - (len(named) - 1) / 2)
             marks.append(f'<text class="name" x="0" y="{below:.1f}">{escape(part)}</text>')
@@ -267,11 +279,13 @@ def _label(text: str, x: float, y: float) -> str:
 
 
 def _axes(x: Scale, y: Scale, x_label: str, whole: bool = False) -> str:
-    marks = []
-    for value in ticks(y.low, y.high):
+    marks, values = [], ticks(y.low, y.high)
+    for value in values:
         at = y(value)
         marks.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        marks.append(f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{number(value)}</text>')
+        marks.append(
+            f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{fine(value, values)}</text>'
+        )
     base = HEIGHT - BOTTOM
     marks.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
     for value in (v for v in ticks(x.low, x.high) if not whole or v == round(v)):
@@ -282,14 +296,14 @@ def _axes(x: Scale, y: Scale, x_label: str, whole: bool = False) -> str:
     return "".join(marks)
 
 
-def _x_axis(x: Scale, height: float, left: float, label: str, text: Callable[[float], str] = number) -> list[str]:
+def _x_axis(x: Scale, height: float, left: float, label: str, percent: bool = False) -> list[str]:
     """Vertical grid lines with their numbers, and what they measure."""
-    base = height - BOTTOM
+    base, values = height - BOTTOM, ticks(x.low, x.high)
     marks = [_label(label, (left + WIDTH - RIGHT) / 2, height - 5)]
-    for value in ticks(x.low, x.high):
-        at = x(value)
+    for value in values:
+        at, text = x(value), f"{100 * value:.0f}%" if percent else fine(value, values)
         marks.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{base}"/>')
-        marks.append(f'<text class="tick" x="{at:.1f}" y="{base + 15}" text-anchor="middle">{text(value)}</text>')
+        marks.append(f'<text class="tick" x="{at:.1f}" y="{base + 15}" text-anchor="middle">{text}</text>')
     return marks
 
 

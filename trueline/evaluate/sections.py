@@ -160,17 +160,20 @@ def alike(report: Report, colours: Mapping[str, int]) -> Drawn:
         ("Average maximum toxicity", False, lambda arm: arm.toxicity.maximum if arm.toxicity else None),
         ("Prompts with a toxic answer", True, lambda arm: arm.toxicity.probability if arm.toxicity else None),
         ("Perplexity, over all tokens", False, lambda arm: arm.fluency.corpus if arm.fluency else None),
-        ("Distinct-2 per prompt, over words", False, _several),
+        ("Distinct-2 per prompt", False, _several),
     ]
     drawn = []
     for title, percent, of in measures:
         values = [(arm.name, of(arm)) for arm in found.arms]
         dots = [_dot(name, colour[name], v) for name, v in values if v is not None and v.low is not None]
         drawn.append(charts.dot_chart(title, dots, "mean and 95% interval", percent=percent))
+    shares = [row.share.high or 0.0 for arm in found.arms if arm.labels for row in arm.labels.rows]
     for arm in found.arms:
         rows = arm.labels.rows if arm.labels else ()
         dots = [_dot(row.label or "no label", colour[arm.name], row.share) for row in rows if row.count or row.label]
-        drawn.append(charts.dot_chart(f"{arm.name}, how it was labelled", dots, "share of answers", percent=True))
+        within = (0.0, max(shares, default=1.0))
+        title = f"{arm.name}, how it was labelled"
+        drawn.append(charts.dot_chart(title, dots, "share of answers", percent=True, within=within))
     return tuple(chart for chart in drawn if chart), tuple((n, name) for name, n in colour.items())
 
 
