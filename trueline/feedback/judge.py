@@ -34,7 +34,8 @@ def judge(work: Work, groups: Groups, critic: Critic, max_abstained: float = add
     replies in the error; as soon as the share cannot come out smaller, or where the first hundred opinions say nothing.
 
     Counted in the record: critic_calls (questions whose answers were used), cached (those of them answered from
-    memory), scored, abstained, and for preferences compared, ties and flips (two orders that name different winners).
+    memory), asked_again (those whose reply before could not be read), scored, labelled, abstained, and for preferences
+    compared, ties and flips (two orders that name different winners).
     """
     require_critic(critic, "judge(critic=...)")
     if not 0 <= max_abstained <= 1:
@@ -88,11 +89,12 @@ def check_appended(before: Sequence[Group], after: Sequence[Group], name: str) -
 
 def tally(groups: Iterable[Group], by: str) -> dict[str, int]:
     """What critic `by` said of these groups, in numbers."""
-    counts = dict.fromkeys(("abstained", "scored", "compared", "ties", "flips"), 0)
+    counts = dict.fromkeys(("abstained", "scored", "labelled", "compared", "ties", "flips"), 0)
     for group in groups:
         feedback = [f for said in group.feedback for f in said if f.by == by]
         preferences = [p for p in group.preferences if p.by == by]
         counts["scored"] += sum(f.score is not None for f in feedback)
+        counts["labelled"] += sum(f.label is not None for f in feedback)
         counts["compared"] += len(preferences)
         counts["ties"] += sum(p.p == 0.5 for p in preferences)
         counts["flips"] += sum(p.flipped is True for p in preferences)
