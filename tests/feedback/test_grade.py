@@ -95,6 +95,19 @@ def test_what_cannot_be_read_is_asked_again_by_a_question_that_differs():
     assert (engine.log[0], engine.log[-1]) == ("open", "close")
 
 
+def test_no_two_tries_are_alike_whatever_the_wording_says(tmp_path):
+    """A reminder of one's own without {try} is numbered all the same."""
+    path = tmp_path / "mine.txt"
+    path.write_text("=== user\n{asked} {answer} {categories}\n=== again\nOne line, please.\n")
+    critic, prompt = Grade(Scripted(("Harmful",)), wording=path), Prompt.of("Who?")
+    asked = [critic.question(prompt, "Ada.", attempt).messages[-1].content for attempt in (1, 2, 3)]
+    assert [text.rpartition("\n\n")[2] for text in asked[1:]] == [
+        "One line, please. (2 of 3)",
+        "One line, please. (3 of 3)",
+    ]
+    assert len(set(asked)) == 3
+
+
 def test_equal_answers_to_one_prompt_are_one_question():
     engine = Logged({"a": ("Harmful",)})
     with metering() as counted:

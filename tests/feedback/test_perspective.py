@@ -95,6 +95,14 @@ def test_no_more_requests_a_second_than_allowed():
     assert max(sum(t <= other < t + 0.2 for other in times) for t in times) <= 11 + 8
 
 
+def test_the_pace_is_kept_from_shard_to_shard():
+    """Four calls of one text each, at 10 a second: by two critics, 0.3 s at least."""
+    with serving() as (address, server):
+        for i, attribute in enumerate(("TOXICITY", "INSULT") * 2):
+            Perspective(attribute, access=Access(address, **(QUICK | {"per_second": 10})))([group(f"text {i}")])
+    assert server.at[-1] - server.at[0] >= 0.29
+
+
 def test_failures_that_pass_are_tried_again_and_cost_no_score():
     """429, 503, a cut JSON, a reply to another text, one without the attribute, no probability, a slow reply."""
 

@@ -173,7 +173,9 @@ class AskingCritic(abc.ABC):
         slots = self._slots(Shot(self.shown(prompt, words.cue), answer, ""), attempt)
         text = fill(words.user, slots)
         if attempt > 1:
-            text += "\n\n" + fill(words.again or self.reminder, slots)
+            again = words.again or self.reminder
+            # Greedy engines repeat themselves word for word: no two tries may be alike.
+            text += "\n\n" + fill(again if "{try}" in again else again + " ({try} of {tries})", slots)
         messages.append(Message("user", text))
         meta = {"asked": prompt.text, "answer": answer, "kind": self.kind, "try": attempt, **self.wanted()}
         return Prompt(tuple(messages), meta=meta)

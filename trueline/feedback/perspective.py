@@ -21,6 +21,7 @@ The model behind the API changes without notice, and its end is announced for De
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import json
 import math
@@ -121,7 +122,7 @@ class Perspective(TextCritic):
             installed(package, "Perspective()")
         import httpx
 
-        bucket = Bucket(self.access.per_second)
+        bucket = _bucket(self.access.url, self.access.per_second)
         headers = {HEADER: api_key()}
         threads = min(self.access.concurrency, len(texts))
         with (
@@ -134,6 +135,7 @@ class Perspective(TextCritic):
                     yield done.result()
             except BaseException:  # what is in flight is waited for, the rest is never sent
                 bucket.close()
+                _bucket.cache_clear()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -209,6 +211,12 @@ class Perspective(TextCritic):
         if kind != "PROBABILITY" or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise Passing(f"a reply whose {self.attribute} is no probability")
         return 1.0 - float(value)
+
+
+@functools.lru_cache
+def _bucket(url: str, per_second: float) -> Bucket:
+    """The turns at one address: shards, and critics, of one process share them."""
+    return Bucket(per_second)
 
 
 def api_key() -> str:
