@@ -76,6 +76,26 @@ def test_a_drawing_over_http_is_a_drawing(server, store, tmp_path):
     assert "concurrency=8" in samples.record["runtime"][0]
 
 
+def test_a_critic_asks_over_http():
+    """What the judging cost stands in its record beside what was judged; a reply that is no category is asked again."""
+    from trueline.feedback.grade import HH, Grade
+    from trueline.feedback.judge import judge
+
+    def say(body, number):
+        asked = body["messages"][-1]["content"]
+        return "Well ..." if "0. Who" in asked and "2 of 2" not in asked else HH[1]
+
+    with Loopback(share=0.3, mixed=(429, 500, "cut", "drop"), say=say) as server:
+        drawn = draw(OpenAI("m", fast(server, retries=20)), given.questions(), Sampling(n=2, max_tokens=6, seed=1))
+        critic = Grade(OpenAI("grader", fast(server, retries=20)), tries=2)
+        judged = judge(drawn, critic)
+        counts = make(judged).record["counts"]
+        assert [f.label for g in judged.read() for of in g.feedback for f in of] == [HH[1]] * 10
+        assert counts["calls"] == counts["critic_calls"] - counts.get("cached", 0)
+        assert counts["asked_again"] >= 1 and counts["prompt_tokens"] > 1000 and counts["unpriced_calls"]
+        assert sum(server.answered.values()) == counts["calls"] + drawn.record["counts"]["calls"]
+
+
 def test_what_is_sent(server):
     ask(OpenAI("m", fast(server), system="Be kind."), temperature=0.7, top_p=0.9, max_tokens=9, stop=("\n\n",), seed=4)
     ((path, body, _),) = server.asked
