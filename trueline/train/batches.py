@@ -1,13 +1,16 @@
 """From rows to micro-batches: which rows go together, and the tensors an objective sees.
 
 An optimiser step means a fixed number of examples, whatever the memory and the number of processes; how its rows are
-cut into micro-batches is decided here, by trie tokens, and changes no result.
+cut into micro-batches is decided here, by trie tokens, and changes no result. Rows that begin alike go together, so
+that ninety-six answers to one prompt pay for it once under each condition, and once more for a reference that sees
+none.
 
 Shape suffixes: N sequences, H heads, X probes (tokens that heads are read at, besides the last one).
 """
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +22,8 @@ import torch
 from trueline import trie
 from trueline.errors import UserError
 from trueline.train.objectives.protocol import Batch
+from trueline.trie.packing import pack_beside
+from trueline.trie.tries import common, prefix_key
 
 if TYPE_CHECKING:
     from trueline.train.rows import Row
@@ -61,9 +66,34 @@ def micro_batches(
     reference: Reference | None,
     probing: Probing | None = None,
 ) -> list[Batch]:
-    """One process' batches of an optimiser step, each of at most `micro_tokens` trie tokens (one row at least)."""
-    groups = trie.pack([rows[i].cost for i in indices], micro_tokens)
-    return [collate([rows[indices[j]] for j in group], reference, probing) for group in groups]
+    """One process' batches of an optimiser step, each of at most `micro_tokens` trie tokens (one row at least), a
+    reference's own trie included."""
+    mine = [rows[i] for i in indices]
+    order = beginning_alike(mine)
+    if order is None:
+        groups = trie.pack([row.cost for row in mine], micro_tokens)
+    else:
+        mine = [mine[i] for i in order]
+        groups = pack_beside(((row.sequences, row.reference) for row in mine), micro_tokens)
+    return [collate([mine[i] for i in group], reference, probing) for group in groups]
+
+
+def beginning_alike(rows: Sequence[Row]) -> list[int] | None:
+    """The rows by bare prompt, then by what the policy sees; None where no two share enough to gain from a trie."""
+    if len(rows) < 2:
+        return None
+
+    def keys(row: Row) -> tuple[bytes, bytes]:
+        first = row.sequences[0]
+        bare = row.reference[0] if row.reference else first
+        return prefix_key(bare.ids[: int(bare.scored.argmax())]), first.key()
+
+    order = sorted(range(len(rows)), key=lambda i: keys(rows[i]))
+    for a, b in itertools.pairwise(order):
+        pairs = [(rows[a].sequences[0], rows[b].sequences[0]), *zip(rows[a].reference, rows[b].reference, strict=False)]
+        if any(common(one.ids, other.ids) >= trie.MIN_SHARED for one, other in pairs):
+            return order
+    return None
 
 
 def collate(rows: Sequence[Row], reference: Reference | None = None, probing: Probing | None = None) -> Batch:
@@ -84,6 +114,8 @@ def collate(rows: Sequence[Row], reference: Reference | None = None, probing: Pr
         rejected_P=torch.from_numpy(starts[pairs] + 1),
         p_P=torch.tensor(labels, dtype=torch.float32),
         reference_logps_N=logps,
+        reference_trie=trie.build([s for row in rows for s in row.reference]) if rows[0].reference else None,
+        ranks=tuple(row.rank for row in rows for _ in row.sequences),
     )
     if probing is not None:
         probe(batch, rows, probing)
@@ -143,8 +175,8 @@ def to(batch: Batch, device: torch.device | str) -> Batch:
     if torch.device(device).type == "cpu":
         return batch
     for name in (
-        "trie", "counts_N", "chosen_P", "rejected_P", "p_P", "reference_logps_N", "labels_NH", "probe_seq_X",
-        "probe_at_X", "probe_weight_X",
+        "trie", "reference_trie", "counts_N", "chosen_P", "rejected_P", "p_P", "reference_logps_N", "labels_NH",
+        "probe_seq_X", "probe_at_X", "probe_weight_X",
     ):  # fmt: skip
         value = getattr(batch, name)
         if value is not None:
@@ -170,6 +202,13 @@ def check_reference(rows: Sequence[Row], reference: Reference) -> None:
     if missing:
         cure = "Score them with the same max_length and long as the training."
         raise UserError("the reference log-probs", f"{missing} of {len(rows)} rows have none", "one per row", cure)
+
+
+def check_stripped(rows: Sequence[Row], needs: frozenset[str]) -> None:
+    """Refuse rows without bare prompts for an objective whose reference reads those."""
+    if "stripped" in needs and not all(row.reference for row in rows):
+        cure = "Encode them with Encoder(stripped=True)."
+        raise UserError("the training rows", "they hold no bare prompts", "those that the reference reads", cure)
 
 
 def check_labels(rows: Sequence[Row], heads: Sequence[str]) -> None:

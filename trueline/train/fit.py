@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from trueline import machine as machines
 from trueline import models, trie
 from trueline.errors import UserError
 from trueline.train import batches, checkpoints, rows, schedules, streams
-from trueline.train.objectives.protocol import as_vector
+from trueline.train.objectives.protocol import Adapting, as_vector
 from trueline.train.optimizers import built, parameter_groups
 from trueline.train.settings import Settings
 from trueline.trie import attention
@@ -57,6 +57,7 @@ class Loop:
     reference: batches.Reference | None
     heads: Heads | None
     reference_model: Any = None
+    excluded: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
@@ -72,6 +73,7 @@ class Loop:
         self.warm = schedules.warmup_steps(self.settings.warmup, self.total)
         self.want = wanted(self.objective, self.heads)
         self.dtype = models.autocast_dtype(self.machine)
+        self.coefficients = self.objective.begin() if isinstance(self.objective, Adapting) else {}
         self.pending: list[dict[str, Any]] = []
         self.memory: streams.Memory | None = None
         if self.settings.recurrence is not None:
@@ -94,6 +96,7 @@ class Loop:
         losses = []
         for batch in micro:
             try:
+                batch.coefficients = self.coefficients
                 loss = self.loss(batches.to(batch, self.device))
                 mean = divided(loss.sum, weights)
                 mean.backward()
@@ -112,12 +115,27 @@ class Loop:
                 "lr": lr,
                 "grad_norm": norm,
                 "losses": losses,
+                "coefficients": self.coefficients,
                 "examples": len(mine),
                 "tokens": sum(self.rows[i].tokens for i in mine),
                 "trie_tokens": sum(len(batch.trie) for batch in micro),
                 "seconds": time.perf_counter() - began,
             }
         )
+        if self.coefficients:
+            self.adapt(losses)
+
+    def adapt(self, losses: Sequence[Mapping[str, Any]]) -> None:
+        """Move the objective's coefficients by what the step reported, the same on all processes."""
+        assert isinstance(self.objective, Adapting)
+        watched = self.objective.watches
+        each = [[float(x) for name in watched for x in loss[name]] for loss in losses]
+        total = torch.tensor([*each, [0.0] * 2 * len(watched)], dtype=torch.float64).sum(0)
+        if self.accelerator.num_processes > 1:
+            total = self.sum_over_processes(total)
+        values = iter(total.tolist())
+        seen = {name: (next(values), next(values)) for name in watched}
+        self.coefficients = self.objective.adapt(self.coefficients, seen)
 
     def probing(self, number: int) -> batches.Probing | None:
         """Labels and probes of step `number`, where the objective reads any."""
@@ -141,8 +159,7 @@ class Loop:
             if self.memory is not None:
                 outputs = self.memory.forward(self.model, batch)
             else:
-                against = None if self.reference_model is None else trie.Against(self.reference_model)
-                outputs = trie.forward(self.model, batch.trie, self.want, against=against)
+                outputs = trie.forward(self.model, batch.trie, self.want, against=self.against(batch))
         if self.heads is not None:
             batch.rewards_NH, batch.heads = self.heads(outputs, batch.trie), self.heads.names
         if self.heads is not None and batch.probe_at_X is not None:
@@ -150,6 +167,14 @@ class Loop:
             hidden_XD = torch.cat([outputs.scored_hidden_SD, outputs.last_hidden_ND])[batch.probe_at_X]
             batch.probe_rewards_XH = self.heads.pool(hidden_XD)
         return self.objective(outputs, batch)
+
+    def against(self, batch: Batch) -> trie.Against | None:
+        """The reference model as this objective compares with it."""
+        if self.reference_model is None:
+            return None
+        needs = self.objective.needs
+        bare = batch.reference_trie if "stripped" in needs else None
+        return trie.Against(self.reference_model, bare, "reverse" in needs, self.excluded)
 
     def clip(self) -> torch.Tensor:
         """Clip the gradients in place; their global norm before."""
@@ -199,7 +224,10 @@ class Loop:
 
 def wanted(objective: Objective, heads: Heads | None) -> frozenset[str]:
     """What a forward pass has to give."""
-    reads = {"logps": {"logps"}, "reference_model": {"kl"}, "labels": {"scored_hidden", "last_hidden"}}
+    reads = {
+        "logps": {"logps"}, "reference_model": {"kl"}, "entropy": {"entropy"},
+        "labels": {"scored_hidden", "last_hidden"},
+    }  # fmt: skip
     want = frozenset(what for need in objective.needs for what in reads.get(need, ()))
     return want | heads.want if heads is not None else want
 
@@ -260,6 +288,7 @@ def as_row(step: dict[str, Any]) -> dict[str, Any]:
     row = {name: step[name] for name in ("step", "epoch", "lr")}
     row |= {"loss": loss, "grad_norm": step["grad_norm"]}
     row |= {name: total / count for name, (total, count) in metrics.items() if count}
+    row |= step["coefficients"]
     row |= {name: step[name] for name in ("examples", "tokens", "trie_tokens")}
     return row | {"sharing": step["tokens"] / max(1, step["trie_tokens"]), "seconds": round(step["seconds"], 4)}
 
@@ -287,6 +316,7 @@ def fit(
     reference: batches.Reference | None = None,
     heads: Heads | None = None,
     reference_model: Any = None,
+    excluded: tuple[int, ...] = (),
     work: Work | None = None,
     machine: Machine | None = None,
 ) -> list[dict[str, Any]]:
@@ -295,8 +325,8 @@ def fit(
     `model` is in training mode and ready for `trie.forward`; what has `requires_grad` is trained. Where nothing of it
     has, only the heads are, and no backward pass goes through the model. `reference` holds the summed log-probs of each
     row's answers, and `reference_model` is the reference itself, frozen and on the same device, where the objective
-    needs them. With `work`, metrics, progress and checkpoints go to its folder, and a checkpoint found there is resumed
-    from; without, nothing is written.
+    needs them; `excluded` are the policy's tokens that it does not know. With `work`, metrics, progress and checkpoints
+    go to its folder, and a checkpoint found there is resumed from; without, nothing is written.
 
     Raises `UserError` for data that does not fit the objective, and for a loss that is not finite.
     """
@@ -306,14 +336,15 @@ def fit(
         batches.check_reference(data, reference)
     if "labels" in objective.needs and heads is not None:
         batches.check_labels(data, getattr(objective, "attributes", ()) or heads.names)
-    if reference_model is not None:
-        check_vocabulary(model, reference_model)
+    batches.check_stripped(data, objective.needs)
+    if reference_model is not None and "stripped" not in objective.needs:
+        check_vocabulary(model, reference_model, len(excluded))
     if machine.gradient_checkpointing:
         # Renamed in transformers 5; the old name goes in 6.
         recompute = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         recompute({"use_reentrant": False})
     accelerator = open_accelerator(model, machine, work)
-    loop = Loop(model, data, objective, settings, machine, accelerator, reference, heads, reference_model)
+    loop = Loop(model, data, objective, settings, machine, accelerator, reference, heads, reference_model, excluded)
     start = resume(loop, work) if work is not None else 0
     devices = [loop.device] if loop.device.type == "cuda" else []
     bar = work.progress(loop.total, "train", done=start) if work is not None else contextlib.nullcontext()
@@ -324,12 +355,13 @@ def fit(
     return history
 
 
-def check_vocabulary(model: Any, reference: Any) -> None:
-    """Refuse to compare next-token distributions over different tokens."""
+def check_vocabulary(model: Any, reference: Any, unknown: int) -> None:
+    """Refuse to compare next-token distributions over different tokens, where the objective does not ask for that."""
     ours, theirs = (attention.core(m).get_output_embeddings().weight.shape[0] for m in (model, reference))
-    if ours != theirs:
+    if ours != theirs or unknown:
         cure = "Take one with the same tokenizer, such as the start."
-        raise UserError("train(reference=...)", f"it has {theirs} tokens", f"{ours}, as the policy has", cure)
+        got = f"it has {theirs} tokens" if ours != theirs else f"it does not know {unknown} tokens of the policy's"
+        raise UserError("train(reference=...)", got, f"{ours}, as the policy has", cure)
 
 
 def resume(loop: Loop, work: Work) -> int:
@@ -339,6 +371,7 @@ def resume(loop: Loop, work: Work) -> int:
         return 0
     if loop.memory is not None:
         loop.memory.restore(state["memory"], loop.device)
+    loop.coefficients = state.get("coefficients", loop.coefficients)
     work.restore(state["work"])
     return int(state["step"])
 
@@ -360,7 +393,7 @@ def run(loop: Loop, start: int, work: Work | None, meter: Meter | None) -> list[
                 report(fresh, work, accelerator, meter)
         if keep and work is not None:
             if accelerator.is_main_process:
-                state = {"step": done, "work": work.state()}
+                state = {"step": done, "work": work.state(), "coefficients": loop.coefficients}
                 memory = loop.memory.state() if loop.memory is not None else None
                 checkpoints.save(work.scratch, state, loop.parameters, loop.optimizer, memory)
             accelerator.wait_for_everyone()

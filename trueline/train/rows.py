@@ -3,17 +3,21 @@
 Text becomes tokens through `chat.Renderer` alone. Every row that is cut or dropped is counted with its reason; a row is
 never trained at the wrong token: an ended answer scores exactly one end-of-turn token, its last, and a cut answer none.
 Where heads read rewards, every answer carries that token, a cut one too: there it is read, not scored.
+
+A condition stands in front of the prompt that the policy sees. A reference that is to see the prompt without it gets
+the same answers, token for token, after the bare prompt: rendered anew, never cut out of the policy's row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trueline import trie
+from trueline.conditions.protocol import NO_CLASS, conditioned
 from trueline.errors import UserError
 from trueline.records import Message
 
@@ -30,8 +34,9 @@ class Row:
     """A tokenised example: one or two sequences, and the probability that the first is the better one.
 
     ended: of each sequence, whether its answer's end-of-turn token is scored. earlier: end-of-turn tokens of the
-    assistant's earlier turns, where those are trained too. cost: trie tokens of the row by itself. labels: what the
-    answer was scored, by attribute.
+    assistant's earlier turns, where those are trained too. cost: trie tokens of the row by itself, the reference's
+    included. labels: what the answer was scored, by attribute. rank: the class that its condition says. reference: the
+    same answers after the bare prompt, where a reference reads those.
     """
 
     sequences: tuple[trie.Sequence, ...]
@@ -42,6 +47,8 @@ class Row:
     earlier: int = 0
     cost: int = 0
     labels: Mapping[str, float] = field(default_factory=dict)
+    rank: int = NO_CLASS
+    reference: tuple[trie.Sequence, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -65,15 +72,18 @@ class Encoder:
     max_length: tokens of prompt and answer together, the end-of-turn token included. long: what happens to an answer
     beyond it: "drop" the row, "cut" its end (the cut answer then trains no end-of-turn), or "error". closed: every
     answer ends with exactly one end-of-turn token, where heads read; that of an answer that was cut, here or when it
-    was sampled, is not scored.
+    was sampled, is not scored. stripped: rows carry their answers after the bare prompt too. unknown: tokens that
+    whoever reads those does not know; a row that holds one has no place beside it.
     """
 
     renderer: Renderer
     max_length: int = 1024
     long: Long = "drop"
     closed: bool = False
+    stripped: bool = False
+    unknown: frozenset[int] = frozenset()
     cut: int = field(default=0, init=False)
-    _prompt: tuple[tuple[Message, ...], list[int]] = field(default=((), []), init=False, repr=False)
+    _prompts: tuple[tuple[Message, ...], dict[str, list[int]]] = field(default=((), {}), init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.long not in ("drop", "cut", "error"):
@@ -97,31 +107,62 @@ class Encoder:
         texts = {answer.text for answer in example.answers}
         if len(texts) < len(example.answers):
             raise Unfit("the two answers are the same")
-        prompt = self.prompt_ids(example.messages)
+        prompt = self.prompt_ids(example.messages, example.condition)
         if len(prompt) + 1 + max(1, len(self.closing)) > self.max_length:
             self.refuse(f"prompt of {len(prompt)} tokens", example)
             raise Unfit("the prompt alone fills max_length")
-        sequences, ended = [], []
+        answers, ended = [], []
         for answer in example.answers:
             ids, complete = self.answer_ids(answer, self.max_length - len(prompt), example)
-            sequence = trie.Sequence.of(prompt, ids)
+            scored = np.ones(len(ids), dtype=bool)
             if self.closed and not complete:
-                sequence.scored[-len(self.closing) :] = False
-            sequences.append(sequence)
+                scored[-len(self.closing) :] = False
+            answers.append((ids, scored))
             ended.append(complete)
-        if example.turns == "all":
-            return self.with_earlier_turns(sequences, ended, prompt, example)
-        if len(sequences) == 2 and np.array_equal(sequences[0].ids, sequences[1].ids):
+        if len(answers) == 2 and answers[0][0] == answers[1][0]:
             raise Unfit("the two answers are the same once rendered")
-        return finish(sequences, ended, example)
+        before = self.before(prompt, example, example.condition)
+        sequences = [joined(before, answer) for answer in answers]
+        earlier = int((before[0][before[1]] == self.renderer.end_id).sum())
+        if not self.stripped:
+            return finish(sequences, ended, example, earlier)
+        bare = self.before(self.prompt_ids(example.messages), example, "") if example.condition else before
+        if not np.array_equal(bare[0][bare[1]], before[0][before[1]]):
+            raise Unfit("the condition changes how earlier turns are rendered")
+        return finish(sequences, ended, example, earlier, self.known([joined(bare, answer) for answer in answers]))
 
-    def prompt_ids(self, messages: tuple[Message, ...]) -> list[int]:
-        """Tokens before the answer; the last prompt's are kept, as a group's examples follow each other."""
+    def known(self, sequences: list[trie.Sequence]) -> list[trie.Sequence]:
+        """The sequences, if a reference can read them."""
+        if self.unknown and not all(self.unknown.isdisjoint(s.ids.tolist()) for s in sequences):
+            raise Unfit("an added token in prompt or answer, which the reference does not know")
+        return sequences
+
+    def prompt_ids(self, messages: tuple[Message, ...], condition: str = "") -> list[int]:
+        """Tokens before the answer; the last prompt's are kept, under all its conditions, as a group's examples follow
+        each other."""
         if not messages:
             raise Unfit("no prompt")
-        if self._prompt[0] != messages:
-            self._prompt = (messages, rendered(self.renderer.prompt_ids, messages))
-        return self._prompt[1]
+        if self._prompts[0] != messages:
+            self._prompts = (messages, {})
+        known = self._prompts[1]
+        if condition not in known:
+            known[condition] = rendered(self.renderer.prompt_ids, conditioned(messages, condition))
+        return known[condition]
+
+    def before(self, prompt: list[int], example: Example, condition: str) -> tuple[np.ndarray, np.ndarray]:
+        """What stands before the answer, and which of it is trained: nothing, or the assistant's earlier turns with
+        their end-of-turns."""
+        ids = np.array(prompt, dtype=np.int64)
+        if example.turns != "all":
+            return ids, np.zeros(len(ids), dtype=bool)
+        talk = (*conditioned(example.messages, condition), Message("assistant", example.answers[0].text))
+        try:
+            whole = self.renderer.conversation(talk)
+        except UserError as error:
+            raise Unfit(f"the renderer refuses it ({error.where}: {error.got})") from None
+        if whole.ids[: len(prompt)] != prompt:
+            raise Unfit("the template writes earlier turns differently once the answer is there")
+        return ids, np.array(whole.trained[: len(prompt)], dtype=bool)
 
     def answer_ids(self, answer: Answer, room: int, example: Example) -> tuple[list[int], bool]:
         """Tokens of an answer that fit into `room`, and whether it is complete: its end-of-turn token is its own."""
@@ -138,27 +179,13 @@ class Encoder:
         self.cut += 1
         return ids[: room - len(closing)] + closing, False
 
-    def with_earlier_turns(
-        self, sequences: list[trie.Sequence], ended: list[bool], prompt: list[int], example: Example
-    ) -> Row:
-        """The row with the assistant's turns inside the prompt trained as well: contents and their end-of-turns."""
-        talk = (*example.messages, Message("assistant", example.answers[0].text))
-        try:
-            whole = self.renderer.conversation(talk)
-        except UserError as error:
-            raise Unfit(f"the renderer refuses it ({error.where}: {error.got})") from None
-        if whole.ids[: len(prompt)] != prompt:
-            raise Unfit("the template writes earlier turns differently once the answer is there")
-        mask = np.array(whole.trained[: len(prompt)], dtype=bool)
-        earlier = int((np.array(prompt)[mask] == self.renderer.end_id).sum())
-        longer = [trie.Sequence(s.ids, np.concatenate([mask, s.scored[len(prompt) :]])) for s in sequences]
-        return finish(longer, ended, example, earlier)
-
     def document(self, example: Example) -> Row:
         """A row whose every token is scored but the first, which nothing predicts."""
         if self.closed:
             cure = "Use Pairs(...) or Demonstrations(...)."
             raise UserError("the training examples", "documents have no answer to rate", "answers to prompts", cure)
+        if example.condition:
+            raise Unfit("a document with a condition")
         if example.messages:
             ids, ended = rendered(lambda messages: self.renderer.conversation(messages).ids, example.messages), False
         else:
@@ -172,7 +199,8 @@ class Encoder:
                 raise Unfit("longer than max_length")
             self.cut += 1
             ids, ended = ids[: self.max_length], False
-        return finish([trie.Sequence.of(ids[:1], ids[1:])], [ended], example)
+        sequences = [trie.Sequence.of(ids[:1], ids[1:])]
+        return finish(sequences, [ended], example, reference=self.known(sequences) if self.stripped else ())
 
     def refuse(self, got: str, example: Example) -> None:
         """Stop at the first row that is too long, where that was asked for."""
@@ -190,11 +218,24 @@ def rendered(render: Callable[..., list[int]], *arguments: Any) -> list[int]:
         raise Unfit(f"the renderer refuses it ({error.where}: {error.got})") from None
 
 
-def finish(sequences: list[trie.Sequence], ended: list[bool], example: Example, earlier: int = 0) -> Row:
+def joined(before: tuple[np.ndarray, np.ndarray], answer: tuple[list[int], np.ndarray]) -> trie.Sequence:
+    """Prompt and answer, each as ids and which of them are scored, as one sequence."""
+    return trie.Sequence(np.concatenate([before[0], answer[0]]), np.concatenate([before[1], answer[1]]))
+
+
+def finish(
+    sequences: Sequence[trie.Sequence],
+    ended: list[bool],
+    example: Example,
+    earlier: int = 0,
+    reference: Sequence[trie.Sequence] = (),
+) -> Row:
     """The row of an example's sequences, with what it costs."""
-    cost = trie.size(sequences)
-    labels = dict(example.labels)
-    return Row(tuple(sequences), tuple(ended), example.key, example.p, example.whole, earlier, cost, labels)
+    cost = trie.size(sequences) + (trie.size(reference) if reference else 0)
+    return Row(
+        tuple(sequences), tuple(ended), example.key, example.p, example.whole, earlier, cost, dict(example.labels),
+        example.rank, tuple(reference),
+    )  # fmt: skip
 
 
 def encode(

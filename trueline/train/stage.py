@@ -5,6 +5,7 @@ The stage binds together what the other files of this package do; a method adds 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,8 @@ def train(
     lora: train low-rank adapters only, merged when saved. head: for an objective that reads rewards, the heads that a
     start without heads gets (default: `Head()`); a start's own heads are trained on, and asking for other ones than
     those is refused. freeze: train the heads only, the model stays as it is; or parts of parameter names, and what they
-    fit stays as it is: ("blocks",) trains only what stands outside of the decoder's blocks, as new tokens ask for.
+    fit stays as it is: ("blocks",) trains only what stands outside of the decoder's blocks, as new tokens ask for,
+    ("blocks[:-8]",) that and the last eight blocks, as ALT does on TL;DR, ("blocks[:20]",) all but the first twenty.
     recurrence: lay the examples end to end and train over contiguous streams of them, for models with a memory. chat:
     the rendering ("auto": the tokenizer's own template, ChatML where it has none; "plain": text only). reference: the
     policy that an objective is kept close to (default: `start`); its log-probs are an artefact of their own, computed
@@ -92,7 +94,9 @@ def train(
     )  # fmt: skip
     reads = "reward" in objective.needs
     check_head(type(objective).__name__, reads, head, freeze, lora)
-    if freeze is True and (idle := {"logps", "reference_model"} & getattr(objective, "moves", objective.needs)):
+    if freeze is True and (
+        idle := {"logps", "reference_model", "entropy"} & getattr(objective, "moves", objective.needs)
+    ):
         got = f"{name_of(objective)} would move the model by its {' and '.join(sorted(idle))}"
         raise UserError(call_site(), f"train(freeze=True): {got}", "heads alone", "Watch such parts at weight 0.")
     if recurrence is not None and objective.needs - {"logps"}:
@@ -144,6 +148,7 @@ def trained(
     import torch
 
     from trueline import models
+    from trueline.train.extend import beyond
     from trueline.train.fit import fit
     from trueline.train.rows import Encoder, encode
     from trueline.train.score import reference_of
@@ -159,7 +164,14 @@ def trained(
     fitting = models.fitting(loaded.model, max_length)
     if fitting < max_length:
         work.note("max_length", f"{fitting}, the model's own longest sequence, instead of {max_length}")
-    encoder = Encoder(loaded.renderer, fitting, long, closed=heads is not None)
+    beside, unknown = None, ()
+    if reference_model is not None:
+        beside = models.load(reference_model, machine=work.machine, chat=chat, full=True)
+        unknown = beyond(loaded.tokenizer, beside.tokenizer)
+    stripped = "stripped" in objective.needs
+    encoder = Encoder(
+        loaded.renderer, fitting, long, heads is not None, stripped, frozenset(unknown if stripped else ())
+    )
     rows = encode(view.examples(), encoder, work, max_dropped, expected_examples(view))
     if settings.recurrence is not None:
         from trueline.train import streams
@@ -174,9 +186,7 @@ def trained(
     history = fit(
         model, rows, objective, settings, work=work, machine=work.machine, heads=heads,
         reference=reference_of(reference, rows) if reference is not None else None,
-        reference_model=models.load(reference_model, machine=work.machine, chat=chat, full=True).model
-        if reference_model is not None
-        else None,
+        reference_model=beside.model if beside is not None else None, excluded=unknown,
     )  # fmt: skip
     work.count("train_tokens", settings.epochs * sum(row.tokens for row in rows))
     work.count("steps", history[-1]["step"])
@@ -197,25 +207,42 @@ def heads_of(loaded: Loaded, head: Head, seed: int) -> Heads:
     return kept.requires_grad_(True).train()
 
 
-def blocks_of(model: Any) -> str:
-    """What the names of the decoder blocks' parameters begin with: those of the list of modules that holds most."""
+def blocks_of(model: Any) -> tuple[str, int]:
+    """What the names of the decoder blocks' parameters begin with (those of the list of modules that holds most), and
+    how many blocks there are."""
     import torch
 
     lists = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.ModuleList)}
     if not lists:
         raise UserError('train(freeze=("blocks",))', "the model has no list of blocks", "", "Name parts of parameters.")
     sizes = {name: sum(p.numel() for p in m.parameters()) for name, m in lists.items()}
-    return max(sizes, key=lambda name: sizes[name]) + "."
+    found = max(sizes, key=lambda name: sizes[name])
+    return found + ".", len(lists[found])
+
+
+def named_blocks(model: Any, name: str) -> list[str]:
+    """The parts of names that a part stands for: "blocks" for all decoder blocks, "blocks[:20]" and "blocks[:-8]" for
+    some of them, counted as Python does; any other part for itself."""
+    asked = re.fullmatch(r"blocks(?:\[(-?\d*):(-?\d*)\])?", name)
+    if asked is None:
+        return [name]
+    prefix, n = blocks_of(model)
+    if name == "blocks":
+        return [prefix]
+    chosen = range(n)[slice(*(int(x) if x else None for x in asked.groups()))]
+    if not chosen:
+        raise UserError(f'train(freeze=("{name}",))', f"there are no such blocks among {n}", "at least one of them")
+    return [f"{prefix}{i}." for i in chosen]
 
 
 def freeze_parts(model: Any, names: Sequence[str]) -> int:
     """Leave the parameters as they are whose name holds one of `names`; how many numbers still train.
 
-    "blocks" stands for the decoder's blocks, whatever the model calls them. Raises `UserError` for a name that fits
-    none, and where nothing is left to train.
+    "blocks" stands for the decoder's blocks, whatever the model calls them, and "blocks[:20]" for some. Raises
+    `UserError` for a name that fits none, and where nothing is left to train.
     """
     known = dict(model.named_parameters())
-    names = [blocks_of(model) if name == "blocks" else name for name in names]
+    names = [part for name in names for part in named_blocks(model, name)]
     for name in names:
         if not any(name in full for full in known):
             some = list(known)

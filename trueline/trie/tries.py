@@ -65,7 +65,7 @@ class Sequence:
 
     def key(self) -> bytes:
         """Bytes that sort as the ids do, a prefix before what it begins."""
-        return _key(self.ids)
+        return prefix_key(self.ids)
 
 
 @dataclass(eq=False)
@@ -144,13 +144,14 @@ class _Node:
     enders: range
 
 
-def _key(ids: np.ndarray) -> bytes:
+def prefix_key(ids: np.ndarray) -> bytes:
+    """Bytes that sort as the ids do, a prefix before what it begins."""
     return ids.astype(">i8").tobytes()
 
 
 def in_token_order(ids: list[np.ndarray]) -> tuple[list[int], list[int]]:
     """Order of the sequences by their ids, and how many tokens each shares with the one before it (0 for the first)."""
-    keys = [_key(of) for of in ids]
+    keys = [prefix_key(of) for of in ids]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     shared = [0, *(common(ids[a], ids[b]) for a, b in itertools.pairwise(order))]
     return order, shared[: len(order)]

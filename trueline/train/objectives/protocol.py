@@ -12,7 +12,7 @@ Shape suffixes: N sequences of the micro-batch, P pairs of it, E scored tokens, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -35,7 +35,9 @@ class Batch:
     (empty where examples hold one answer). p_P: probability that the first is the better one. counts_N: scored tokens
     of each sequence. reference_logps_N: summed log-probs under the reference, where the objective needs them.
     rewards_NH: what the heads, named `heads`, read at each sequence's last token, filled in after the forward pass
-    where the objective needs "reward"; rewards_N is the first head's column.
+    where the objective needs "reward"; rewards_N is the first head's column. ranks: the class that each sequence's
+    condition says, -1 for none. reference_trie: the same answers after the bare prompts, where the objective needs
+    "stripped". coefficients: those of an objective that are `Adapting`, by name, as they are at this step.
 
     Where the objective needs "labels": labels_NH is what each sequence was scored for the attribute of each head's name
     (NaN: by nobody), probe_rewards_XH what the heads read at tokens of answers, probe_seq_X of which sequence, and
@@ -57,6 +59,9 @@ class Batch:
     probe_seq_X: torch.Tensor | None = None
     probe_at_X: torch.Tensor | None = None
     probe_weight_X: torch.Tensor | None = None
+    ranks: tuple[int, ...] = ()
+    reference_trie: Trie | None = None
+    coefficients: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def better_N(self) -> torch.Tensor:
@@ -104,10 +109,12 @@ class Objective(Protocol):
 
     `needs` names what the loop must provide: "logps" (log-probs of scored tokens), "reference" (the reference policy's
     summed log-probs), "reward" (heads that read each sequence at its last token, an end-of-turn), "pairs" (examples of
-    two answers), "reference_model" (the reference policy itself, beside the policy: `outputs.kl_E`), "labels" (scores
-    of attributes, and heads read at `probes` tokens of each answer). `weight` is what the summed loss is divided by
-    (pairs, sequences, tokens); it depends on the batch alone. A tuple of weights divides a vector of sums, one by one;
-    a sum whose weight is 0 over the whole step has nothing in it and counts nothing.
+    two answers), "reference_model" (the reference policy itself, beside the policy: `outputs.kl_E`), "stripped" (it
+    reads the prompts without their conditions, and may know fewer tokens), "reverse" (the divergence is KL(policy ||
+    reference)), "entropy" (`outputs.entropy_E`), "labels" (scores of attributes, and heads read at `probes` tokens of
+    each answer). `weight` is what the summed loss is divided by (pairs, sequences, tokens); it depends on the batch
+    alone. A tuple of weights divides a vector of sums, one by one; a sum whose weight is 0 over the whole step has
+    nothing in it and counts nothing.
     """
 
     @property
@@ -116,6 +123,23 @@ class Objective(Protocol):
     def weight(self, batch: Batch) -> float | tuple[float, ...]: ...
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Loss: ...
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """An objective some of whose coefficients move with what it reports, once per optimiser step.
+
+    The loop keeps them: it hands them to the objective as `batch.coefficients`, logs and checkpoints them. `begin` are
+    those of the first step, {} where all are fixed. After each step `adapt` gives the next ones, from the present ones
+    and the (sum, count) of each metric that `watches` names, over all micro-batches and processes.
+    """
+
+    @property
+    def watches(self) -> tuple[str, ...]: ...
+
+    def begin(self) -> dict[str, float]: ...
+
+    def adapt(self, now: Mapping[str, float], seen: Mapping[str, tuple[float, float]]) -> dict[str, float]: ...
 
 
 def as_vector(weight: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trueline.errors import UserError
-from trueline.train.objectives.protocol import Loss, Metrics, Objective, as_vector
+from trueline.train.objectives.protocol import Adapting, Loss, Metrics, Objective, as_vector
 
 if TYPE_CHECKING:
     from trueline.train.objectives.protocol import Batch
@@ -47,6 +47,12 @@ class Sum:
             found += [(each, weight * times) for each, times in inner]
         if not any(weight for _, weight in found):
             raise UserError("Sum(...)", "no part has a weight", "at least one above 0")
+        if any(isinstance(part, Adapting) and part.begin() for part, _ in found):
+            raise UserError("Sum(...)", "a part's own weights are steered", "fixed ones", "Give it numbers.")
+        compared = [part.needs for part, _ in found if "reference_model" in part.needs]
+        if len({needs & {"stripped", "reverse"} for needs in compared}) > 1:
+            got = "its parts compare with the reference in different directions, or over different prompts"
+            raise UserError("Sum(...)", got, "one way", "Give them the same direction and strip.")
         object.__setattr__(self, "parts", tuple(found))
 
     @property
