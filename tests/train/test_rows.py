@@ -179,3 +179,82 @@ def test_refusals(renderer):
         Encoder(renderer, long="truncate")
     with pytest.raises(UserError, match="max_length"):
         Encoder(renderer, 1)
+
+
+def conditioned(text, answer="Ada does.", messages=QUESTION, **changes):
+    return Example(messages, (Answer(answer),), condition=text, **changes)
+
+
+def test_a_condition_stands_in_front_and_the_reference_sees_the_bare_prompt(renderer):
+    """The same answer, token for token, after "Good. input: Who bakes" and after "Who bakes"; both tries cost."""
+    encoder = Encoder(renderer, stripped=True)
+    plain, good = encode([example("Ada does."), conditioned("Good. input: ", rank=1)], encoder)
+    assert renderer.tokenizer.decode(good.sequences[0].ids) == (
+        "<|im_start|>user\nGood. input: Who bakes the bread?<|im_end|>\n<|im_start|>assistant\nAda does.<|im_end|>"
+    )
+    assert trained(good, renderer) == "Ada does.<|im_end|>" and good.rank == 1
+    assert plain.reference == plain.sequences and plain.rank == -1
+    (bare,) = good.reference
+    assert (bare.ids == plain.sequences[0].ids).all() and (bare.scored == plain.sequences[0].scored).all()
+    assert good.cost == len(good.sequences[0]) + len(bare) and good.tokens == len(good.sequences[0])
+    assert plain.key != good.key == conditioned("Good. input: ").key != conditioned("Bad. input: ").key
+    (without,) = encode([conditioned("Good. input: ")], Encoder(renderer))
+    assert without.reference == () and (without.sequences[0].ids == good.sequences[0].ids).all()
+
+
+class Counting(Renderer):
+    """Counts the prompts it renders."""
+
+    rendered = 0
+
+    def prompt_ids(self, messages):
+        self.rendered += 1
+        return super().prompt_ids(messages)
+
+
+def test_a_prompt_is_rendered_once_under_each_condition(renderer):
+    """Twelve answers under three conditions, in turn: three prompts and the bare one; then the next prompt's."""
+    counting = Counting(folders.tokenizer())
+    said = [conditioned(c, f"Ada does {n}.") for n in range(4) for c in ("Good. ", "Bad. ", "")]
+    encode(said, Encoder(counting, stripped=True))
+    assert counting.rendered == 3
+    other = (Message("user", "Who sells the bread?"),)
+    encode([*said, conditioned("Good. ", messages=other)], Encoder(counting, stripped=True))
+    assert counting.rendered == 3 + 3 + 2
+
+
+def test_lengths_are_those_of_the_conditioned_row(renderer):
+    """A row that fits without its condition and not with it is dropped, or cut for both alike."""
+    (bare,) = encode([example("Ada does.")], Encoder(renderer))
+    room = len(bare.sequences[0])
+    with pytest.raises(UserError, match="longer than max_length"):
+        encode([conditioned("G")], Encoder(renderer, room, stripped=True))
+    (cut,) = encode(
+        [conditioned("Good ", "Ada does, gladly, and Bert")], Encoder(renderer, room + 2, "cut", stripped=True)
+    )
+    ours, theirs = cut.sequences[0], cut.reference[0]
+    assert len(ours) == room + 2 and (ours.ids[ours.scored] == theirs.ids[theirs.scored]).all()
+
+
+def test_earlier_turns_are_trained_behind_a_condition_too(renderer):
+    talk = (Message("user", "Who?"), Message("assistant", "Ada."), Message("user", "Where?"))
+    (row,) = encode([conditioned("Good. ", messages=talk, turns="all")], Encoder(renderer, stripped=True))
+    assert trained(row, renderer) == "Ada.<|im_end|>Ada does.<|im_end|>" and row.earlier == 1
+    (bare,) = row.reference
+    assert renderer.tokenizer.decode(bare.ids[bare.scored]) == "Ada.<|im_end|>Ada does.<|im_end|>"
+    assert len(bare) == len(row.sequences[0]) - len(renderer.answer_ids("Good. ", False))
+
+
+def test_what_cannot_be_conditioned_is_dropped(renderer):
+    """A token that the reference does not know, in an answer or a prompt; a document behind a condition."""
+    (comma,) = renderer.answer_ids(",", False)
+    notebook = Notebook()
+    rows = [conditioned("A, ", "Ada."), conditioned("A, ", "Ada, yes."), conditioned("", "Ada, yes.")]
+    document = Example((), (Answer("Ada bakes."),), whole=True, condition="Good. ")
+    encoder = Encoder(renderer, stripped=True, unknown=frozenset({comma}))
+    assert len(encode([*rows, document], encoder, notebook, max_dropped=0.8)) == 1
+    reasons = [reason for reason, _, _ in notebook.dropped]
+    assert reasons == ["an added token in prompt or answer, which the reference does not know"] * 2 + [
+        "a document with a condition"
+    ]
+    assert len(encode(rows, Encoder(renderer))) == 3

@@ -126,7 +126,9 @@ class Encoder:
         earlier = int((before[0][before[1]] == self.renderer.end_id).sum())
         if not self.stripped:
             return finish(sequences, ended, example, earlier)
-        bare = self.before(self.prompt_ids(example.messages), example, "") if example.condition else before
+        if not example.condition:
+            return finish(sequences, ended, example, earlier, self.known(sequences))
+        bare = self.before(self.prompt_ids(example.messages), example, "")
         if not np.array_equal(bare[0][bare[1]], before[0][before[1]]):
             raise Unfit("the condition changes how earlier turns are rendered")
         return finish(sequences, ended, example, earlier, self.known([joined(bare, answer) for answer in answers]))

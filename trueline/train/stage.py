@@ -164,14 +164,12 @@ def trained(
     fitting = models.fitting(loaded.model, max_length)
     if fitting < max_length:
         work.note("max_length", f"{fitting}, the model's own longest sequence, instead of {max_length}")
-    beside, unknown = None, ()
+    beside = None
     if reference_model is not None:
         beside = models.load(reference_model, machine=work.machine, chat=chat, full=True)
-        unknown = beyond(loaded.tokenizer, beside.tokenizer)
+    unknown = beyond(loaded.tokenizer, beside.tokenizer) if beside is not None else ()
     stripped = "stripped" in objective.needs
-    encoder = Encoder(
-        loaded.renderer, fitting, long, heads is not None, stripped, frozenset(unknown if stripped else ())
-    )
+    encoder = Encoder(loaded.renderer, fitting, long, heads is not None, stripped, frozenset(unknown))
     rows = encode(view.examples(), encoder, work, max_dropped, expected_examples(view))
     if settings.recurrence is not None:
         from trueline.train import streams
