@@ -13,8 +13,10 @@ import pytest
 
 from trueline.pipeline import upstream
 from trueline.recipes.align import align
+from trueline.recipes.alt import alt
 from trueline.recipes.dph import dph
 from trueline.recipes.pretrain import pretrain
+from trueline.recipes.quark import quark
 from trueline.recipes.rank import rank
 from trueline.recipes.tour import tour
 from trueline.store import Store, using
@@ -30,13 +32,15 @@ def plan_of(root) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("recipe", ["tour", "pretrain", "align", "rank", "dph"])
+@pytest.mark.parametrize("recipe", ["tour", "pretrain", "align", "rank", "dph", "quark", "alt"])
 def test_a_recipe_plans_what_it_planned(recipe, tmp_path):
     prefs = tmp_path / "prefs.jsonl"
     prefs.write_text(ROW)
     recipes = {
         "tour": tour,
         "dph": dph,
+        "quark": quark,
+        "alt": alt,
         "pretrain": pretrain,
         "align": lambda: align(base=str(MODELS / "tiny"), prefs=prefs, eval_prefs=prefs),
         "rank": lambda: rank(policy=str(MODELS / "tiny"), prompts=prefs, by="logprob"),

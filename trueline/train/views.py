@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from trueline.conditions.protocol import NO_CLASS
@@ -186,6 +186,27 @@ class Demonstrations:
             if not picked:
                 reason = "no score or preference to choose by" if group.completions else "no completions"
                 yield Example(group.prompt.messages, skip=reason)
+
+
+@dataclass(frozen=True)
+class AsAsked:
+    """Every answer behind the condition that it was sampled under: what its author's log-probs are of.
+
+    An example's key is that of the answer to the bare prompt, so that a reference's log-probs of `Demonstrations(groups,
+    All())` meet them.
+    """
+
+    groups: Groups
+
+    def expected(self) -> int:
+        """One example per completion."""
+        return self.groups.count.get("samples", 0)
+
+    def examples(self) -> Iterator[Example]:
+        for group in self.groups.read():
+            for completion in group.completions:
+                bare = Example(group.prompt.messages, (Answer.of(completion),))
+                yield replace(bare, condition=completion.ask or "", key=bare.key)
 
 
 @dataclass(frozen=True)

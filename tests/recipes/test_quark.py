@@ -1,0 +1,102 @@
+"""Quark and ALT, small from end to end; and at their own size what they claim (slow)."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from trueline.errors import UserError
+from trueline.evaluate.control import read_control
+from trueline.evaluate.results import Result
+from trueline.evaluate.rounds import read_rounds
+from trueline.pipeline import make, missing, upstream
+from trueline.recipes.alt import alt
+from trueline.recipes.quark import quark
+from trueline.store import Store, using
+
+SMALL = {"held_out": 8, "rounds": 2, "per_round": 8, "samples": 4}
+
+
+def result_of(report) -> Result:
+    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Result)
+
+
+def parts(report) -> dict:
+    return {x.stage: x for x in upstream(report) if x.stage in ("rounds", "control", "qualities")}
+
+
+def test_a_small_quark_asks_for_the_best_from_the_second_round_on(tmp_path):
+    with using(Store(tmp_path)):
+        report = quark(**SMALL)
+        make(report)
+        found, below = result_of(report), parts(report)
+        drawn = [x for x in upstream(report) if x.stage == "draw" and x.label == "drawn"]
+        asks = [{c.ask for group in x.read() for c in group.completions} for x in drawn]
+        page = (report.path / "report.html").read_text()
+        assert [arm.name for arm in found.arms] == ["start", "Quark"]
+        assert asks == [{None}, {"_QUANTILE_TOKEN_0_"}]
+        (course,) = read_rounds(below["rounds"]).methods
+        assert [one.round for one in course.rounds] == [0, 1, 2]
+        (obeyed,) = read_control(below["control"]).methods
+        assert [one.name for one in obeyed.classes] == [f"quantile {k}" for k in range(1, 6)]
+        assert "By round" in page or "rounds" in page
+
+
+def test_more_rounds_continue_where_fewer_ended(tmp_path):
+    with using(Store(tmp_path)):
+        make(quark(**SMALL))
+        again = missing(quark(**(SMALL | {"rounds": 3})))
+        trained = [x.label for x in again if x.stage == "train"]
+        assert trained == ["quark-3"]
+        assert [x.label for x in again if x.label == "drawn"] == ["drawn"]
+
+
+@pytest.mark.parametrize("method", ["rm", "lmc", "lmu"])
+def test_a_small_alt_describes_in_words(method, tmp_path):
+    with using(Store(tmp_path)):
+        report = alt(method=method, **SMALL)
+        make(report)
+        (last,) = [x for x in upstream(report) if x.stage == "draw" and x.label == f"answers-ALT-{method.upper()}-2"]
+        asked = {c.ask for group in last.read() for c in group.completions}
+        found = result_of(report)
+    wanted = {"rm": {"Excellent. input: "}, "lmc": {"Very good. "}}
+    assert asked == wanted[method] if method in wanted else all(x.startswith("feedback: ") for x in asked)
+    assert [arm.name for arm in found.arms] == ["start", f"ALT-{method.upper()}"]
+    assert found.arm(f"ALT-{method.upper()}").kl.mean is not None
+
+
+def test_a_model_and_prompts_of_ones_own(tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"What does Bebin drink on day {i}?"}) + "\n" for i in range(24)))
+    from trueline.world import MODELS
+
+    with using(Store(tmp_path / "store")):
+        report = quark(task="file", base=str(MODELS / "tiny"), prompts=prompts, critic="sentiment", **SMALL)
+        make(report)
+        held_out, asked = (
+            {p.id for x in upstream(report) if x.label == label for p in x.read()} for label in ("held-out", "remaining")
+        )
+    assert len(held_out) == 8 and len(asked) == 16 and not held_out & asked
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"task": "file"}, r"--task file: there are no prompts"),
+        ({"critic": "sentiment"}, r"--critic: the town has its own"),
+        ({"base": "large"}, r"--base large: the town has no such model; tiny or small"),
+        ({"preset": "paper"}, r"--preset paper: the papers have no task 'town'; toxicity, tldr or hh"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, said, tmp_path):
+    with using(Store(tmp_path)), pytest.raises(UserError, match=said):
+        quark(**options)
+
+
+def test_a_method_that_asks_an_engine_wants_one(tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Who bakes?"}\n')
+    with using(Store(tmp_path / "store")), pytest.raises(UserError, match="--critic: got 'profanity'; an engine to ask"):
+        alt(method="lmu", task="file", prompts=prompts, critic="profanity")
