@@ -127,6 +127,12 @@ def test_settings_are_left_out_and_added(server):
     assert "e" not in said.text and said.stopped == "stop"  # a stop text that the server was not told ends it here
 
 
+def test_thinking_comes_on_top_of_the_answer(server):
+    ask(OpenAI("m", fast(server), thinking=100), max_tokens=5)
+    ask(Anthropic("m", fast(server, ""), thinking=100), max_tokens=5)
+    assert [body["max_tokens"] for _, body, _ in server.asked] == [105, 105]
+
+
 def test_more_stop_texts_than_the_protocol_takes_still_end_an_answer(server):
     (said,), _ = ask(OpenAI("m", fast(server)), stop=("1", "2", "3", "4", " "), max_tokens=30)
     assert server.asked[0][1]["stop"] == ["1", "2", "3", "4"]
@@ -258,7 +264,7 @@ def test_what_identity_is():
     one, other = Connection("http://a:1/v1"), Connection("http://b:2/v1", concurrency=2, max_calls=9)
     assert of(connection=one) == of(connection=other)
     settings = [{"system": "s"}, {"protocol": "completion"}, {"choices": 2}, {"omit": ("seed",)}, {"revision": "q4"}]
-    settings += [{"extra": {"top_k": 0}}, {"end": "<end>"}, {"connection": one}]
+    settings += [{"extra": {"top_k": 0}}, {"end": "<end>"}, {"connection": one}, {"thinking": 9}]
     assert len({of(), *(of(**more) for more in settings)}) == len(settings) + 1
     assert fingerprint(Anthropic("m")) != of()
 

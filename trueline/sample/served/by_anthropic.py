@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from trueline.errors import UserError
 from trueline.sample.served.connection import Connection
-from trueline.sample.served.engine import ENDED, Request, Served, check_names
+from trueline.sample.served.engine import ENDED, Request, Served, check_settings
 from trueline.sample.served.faults import Asked
 from trueline.sample.served.replies import Reply
 
@@ -22,8 +22,9 @@ class Anthropic(Served):
     """Answers from one of Anthropic's models, or of a server that speaks its protocol.
 
     model: its name there. system: a system text before every prompt (system messages of a prompt are put behind it).
-    omit: settings never sent ("temperature"). extra: fields added to every request ({"thinking": {...}}). revision:
-    whatever else tells this model from others of its name.
+    omit: settings never sent ("temperature"). thinking: tokens that the model may think before it answers, on top of
+    `max_tokens`. extra: fields added to every request ({"thinking": {"type": "adaptive"}}). revision: whatever else
+    tells this model from others of its name.
 
     The protocol knows no seed: a rerun says the same because replies are kept. Its present version knows no temperature
     either: a sampling at temperature 1 with all tokens sends nothing of the kind; any other is sent under the version
@@ -38,12 +39,13 @@ class Anthropic(Served):
     system: str = ""
     omit: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    thinking: int = 0
     revision: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
             raise UserError("Anthropic(model)", f"got {self.model!r}", "the model's name")
-        check_names("Anthropic", self.omit, self.extra)
+        check_settings("Anthropic", self.omit, self.extra, self.thinking)
 
     def _client(self, asked: Asked) -> Any:
         import anthropic
@@ -57,7 +59,7 @@ class Anthropic(Served):
         s, messages = request.sampling, request.prompt.messages
         system = "\n\n".join(filter(None, [self.system, *(m.content for m in messages if m.role == "system")]))
         asked = [{"role": m.role, "content": m.content} for m in messages if m.role != "system"]
-        body: dict[str, Any] = {"max_tokens": s.max_tokens, "messages": asked}
+        body: dict[str, Any] = {"max_tokens": s.max_tokens + self.thinking, "messages": asked}
         if system:
             body["system"] = system
         if told := [stop for stop in s.stop if stop.strip()]:  # the API refuses blank ones: those end an answer here

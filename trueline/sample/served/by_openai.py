@@ -13,7 +13,7 @@ from trueline.fingerprint import fingerprint
 from trueline.records import Completion, Prompt
 from trueline.sample.protocol import Sampling
 from trueline.sample.served.connection import Connection
-from trueline.sample.served.engine import ENDED, Request, Served, check_names, shared
+from trueline.sample.served.engine import ENDED, Request, Served, check_settings, shared
 from trueline.sample.served.faults import Asked, Passing
 from trueline.sample.served.replies import Reply
 
@@ -31,9 +31,10 @@ class OpenAI(Served):
     that ends an answer in the model's own format ("<|im_end|>"), for `logprobs` of answers that were not cut.
     choices: answers asked for in one request (the protocol's n): its prompt is billed once for all of them, but
     whether an answer then depends on how many are asked for is the server's affair; 1 asks once per answer.
-    omit: settings never sent, for servers that refuse them ("temperature", "seed", "stop"). extra: fields added to
-    every request ({"reasoning_effort": "low"}, {"top_k": 0}). revision: whatever else tells this model from others of
-    its name: a commit, a quantisation, a date.
+    omit: settings never sent, for servers that refuse them ("temperature", "seed", "stop"). thinking: tokens that a
+    reasoning model may think before it answers, on top of `max_tokens`; without them a short answer has no room left.
+    extra: fields added to every request ({"reasoning_effort": "low"}, {"top_k": 0}). revision: whatever else tells this
+    model from others of its name: a commit, a quantisation, a date.
 
     Identity is what defines the answer: all of these, and whether the model is OpenAI's own ("openai") or one of a
     server of one's own ("compatible"). The address is none of it: a server moves from port to port with the same
@@ -51,6 +52,7 @@ class OpenAI(Served):
     choices: int = 1
     omit: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    thinking: int = 0
     revision: str = ""
 
     def __post_init__(self) -> None:
@@ -62,7 +64,7 @@ class OpenAI(Served):
             raise UserError("OpenAI(system=...)", "a text has no system message", 'protocol="chat"', "Leave it out.")
         if not isinstance(self.choices, int) or self.choices < 1:
             raise UserError("OpenAI(choices=...)", f"got {self.choices!r}", "a whole number of at least 1")
-        check_names("OpenAI", self.omit, self.extra)
+        check_settings("OpenAI", self.omit, self.extra, self.thinking)
 
     def _at_once(self) -> int:
         return self.choices
@@ -130,7 +132,8 @@ class OpenAI(Served):
 
     def _settings(self, request: Request, asked: dict[str, Any]) -> dict[str, Any]:
         s, home = request.sampling, not self.connection.base_url
-        body: dict[str, Any] = {**asked, ("max_completion_tokens" if self._newer else "max_tokens"): s.max_tokens}
+        limit = "max_completion_tokens" if self._newer else "max_tokens"
+        body: dict[str, Any] = {**asked, limit: s.max_tokens + self.thinking}
         # The provider's defaults are 1; another server's are the model's own, and must be overruled.
         body |= {name: v for name in ("temperature", "top_p") if (v := getattr(s, name)) != 1 or not home}
         if s.stop:

@@ -88,6 +88,7 @@ class Served(abc.ABC):
     system: str
     extra: Mapping[str, Any]
     omit: tuple[str, ...]
+    thinking: int
 
     @property
     def service(self) -> str:
@@ -272,7 +273,7 @@ class Served(abc.ABC):
         given = request.given.text if request.given else ""
         texts = [self.system, *(m.content for m in request.prompt.messages), given]
         prompt = sum(len(text.encode()) + 16 for text in texts)
-        return rate.of(prompt, request.sampling.max_tokens * len(request.keys))
+        return rate.of(prompt, (request.sampling.max_tokens + self.thinking) * len(request.keys))
 
     # --- keys, answers, counts ---------------------------------------------------------------------------------------
 
@@ -352,8 +353,10 @@ def shared(total: int | None, parts: int) -> list[int | None]:
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
-def check_names(where: str, omit: Any, extra: Any) -> None:
-    """Refuse an `omit` that is no tuple of texts, and an `extra` that is no mapping or names a key."""
+def check_settings(where: str, omit: Any, extra: Any, thinking: Any) -> None:
+    """Refuse an `omit` that is no tuple of texts, an `extra` that is no mapping or names a key, and no `thinking`."""
+    if not isinstance(thinking, int) or isinstance(thinking, bool) or thinking < 0:
+        raise UserError(f"{where}(thinking=...)", f"got {thinking!r}", "a whole number of tokens")
     if not isinstance(omit, tuple) or not all(isinstance(name, str) and name for name in omit):
         raise UserError(f"{where}(omit=...)", f"got {omit!r}", 'a tuple of names, such as ("temperature",)')
     if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
