@@ -5,13 +5,14 @@ from __future__ import annotations
 import trueline
 
 SNAPSHOT = (
-    "Message Prompt Completion Feedback Preference Group UserError "
-    "File Store Prompts Groups Policy Logprobs Report stage make Machine "
-    "pretrained LoRA Head Last Layer WeightedSum AttentionPooler preferences ratings asked "
-    "Sampling Engine HF Scripted draw Critic Comparer Verdict Rule Compare Reward LogProb Sampled judge "
-    "All Best First Demonstrations Documents Pairs Rated "
-    "SFT DPO BradleyTerry DPH ORPO KLToReference Steer Sum AdamW LaProp ParameterGroup score "
-    "accuracy measure Likelihood PreferenceHead Generated scoreboard best climb duel Arm report"
+    "Message Prompt Completion Feedback Preference Group UserError File Store Prompts Groups Policy Logprobs Report "
+    "stage make Machine pretrained LoRA Head Last Layer WeightedSum AttentionPooler preferences ratings asked "
+    "toxicity_prompts tldr take without QuantileTokens QuantilePhrases Labels Attributes Critiques Exemplars asking "
+    "Sampling Engine HF Scripted OpenAI Anthropic Connection draw Critic Comparer Verdict Rule Compare Reward LogProb "
+    "Sampled Grade Critique Classifier Perspective Profanity Sentiment judge All Best First Demonstrations Documents "
+    "Pairs Rated Conditioned Everything PerClass PerPrompt extend SFT DPO BradleyTerry DPH ORPO KLToReference Steer "
+    "Sum ConditionalLM AdamW LaProp ParameterGroup score accuracy measure Likelihood PreferenceHead Generated "
+    "scoreboard best climb duel fluency qualities rounds control Arm report"
 )
 
 
