@@ -65,7 +65,8 @@ class Comparer(Protocol):
     """Says which of two answers is better, in the order they are shown.
 
     A comparer is one-sided and may be biased by position; whoever asks decides how many orders to show. It is a
-    function of the item: the same prompt and the same two texts in the same order may be answered from a cache.
+    function of the item: the same prompt and the same two texts in the same order may be answered from a cache. One
+    that keeps what it is told itself says so (`remembers`, True), and one that is a context manager is open meanwhile.
     """
 
     @property
@@ -86,12 +87,29 @@ def require_critic(critic: Critic, where: str) -> None:
         raise UserError(where, f"got {critic!r}", "a critic: a frozen dataclass with name, calls(...) and a call", cure)
 
 
+ONE_SIDED = 0.5
+"""The share of flips from which on a critic follows the position more than the answers."""
+
+
+def one_sided(critic: str, flips: int, decided: int) -> str | None:
+    """What to warn of where so many of the pairs decided in both orders are flips; None for few, or few pairs.
+
+    Worked: a judge that always says "first" flips every pair; one that tosses a coin flips half of them.
+    """
+    if decided < 10 or flips < ONE_SIDED * decided:
+        return None
+    return (
+        f"{critic}: the two orders of {flips} of {decided} pairs ({flips / decided:.0%}) name different winners; "
+        "it follows the position, or chance, more than the answers"
+    )
+
+
 _meter: contextvars.ContextVar[Counter[str] | None] = contextvars.ContextVar("meter", default=None)
 
 
 @contextlib.contextmanager
 def metering() -> Iterator[Counter[str]]:
-    """Collect what critics `meter` inside the block; `judge` and `duel` write it into their record's counts."""
+    """Collect what critics and engines `meter` inside the block, for the counts of a stage's record."""
     counter: Counter[str] = Counter()
     token = _meter.set(counter)
     try:

@@ -68,7 +68,7 @@ class Row:
         return {**head, "status": self.status, "why": list(self.why), "counts": self.counts, "parents": parents}
 
 
-_ORDER = {name: at for at, name in enumerate(("prompts", "samples", "critic_calls", "train_tokens"))}
+_ORDER = {name: at for at, name in enumerate(("prompts", "samples", "calls", "critic_calls", "train_tokens"))}
 
 
 def _costs(name: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
+import signal
 import threading
 import time
 
@@ -160,6 +163,25 @@ def test_what_is_in_flight_when_the_run_ends_is_kept():
         assert came == 3
         _, metered = ask(OpenAI("m", fast(server, concurrency=4)), *PROMPTS[:10], max_tokens=4)
         assert metered["cached_calls"] == 3 and sum(server.answered.values()) == 10
+
+
+def test_ctrl_c_keeps_what_is_in_flight():
+    """Pressed while the eighth question is answered: nothing new is sent, and what was on its way is kept."""
+    count = itertools.count(1)
+
+    def say(body, number):
+        if next(count) == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        return "Ada."
+
+    with Loopback(say=say) as server:
+        with pytest.raises(KeyboardInterrupt):
+            ask(OpenAI("m", fast(server, concurrency=3)), *PROMPTS, max_tokens=4)
+        came = sum(server.answered.values())
+        assert 8 <= came < 20 and server.in_flight == 0
+        _, metered = ask(OpenAI("m", fast(server, concurrency=3)), *PROMPTS, max_tokens=4)
+        assert metered["cached_calls"] == came and sum(server.answered.values()) == len(PROMPTS)
 
 
 def test_a_stop_ends_waits_at_once():

@@ -269,6 +269,13 @@ def test_what_identity_is():
     assert fingerprint(Anthropic("m")) != of()
 
 
+def test_a_prompt_that_ends_with_an_answer_is_named(server):
+    answered = Prompt((Message("user", "Who?"), Message("assistant", "Ada.")))
+    for engine in (OpenAI("m", fast(server)), Anthropic("m", fast(server, ""))):
+        with engine, pytest.raises(UserError, match=f"prompt {answered.id}: it ends with the assistant's turn"):
+            engine.generate([answered], Sampling())
+
+
 def test_engines_keep_the_protocol():
     assert isinstance(OpenAI("m"), Engine) and isinstance(Anthropic("m"), Engine)
     assert [OpenAI("m").name, OpenAI("m", Connection("http://a/v1")).name] == ["openai:m", "served:m"]

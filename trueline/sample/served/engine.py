@@ -134,7 +134,7 @@ class Served(abc.ABC):
         Raises `UserError` for what will not pass (a wrong key, an unknown model, a prompt without room), for an error
         that has not passed after `retries` attempts, and when the budget is used up. What was answered by then is kept.
         """
-        self._check(sampling)
+        self._check(prompts, sampling)
         me = fingerprint(self, f"engine {self.name}")
         keys = [[self._key(me, p, sampling, (number,)) for number in range(sampling.n)] for p in prompts]
         requests = [Request(p, sampling, of, list(range(sampling.n))) for p, of in zip(prompts, keys, strict=True)]
@@ -307,7 +307,13 @@ class Served(abc.ABC):
             if n:
                 meter(name, n)
 
-    def _check(self, sampling: Sampling) -> None:
+    def _check(self, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        for prompt in prompts:
+            if prompt.messages[-1].role == "assistant":
+                raise UserError(
+                    f"engine {self.name}, prompt {prompt.id}", "it ends with the assistant's turn",
+                    "messages that end before the assistant's next turn",
+                )  # fmt: skip
         if sampling.ban:
             raise UserError(
                 f"engine {self.name}", f"got Sampling(ban={sampling.ban!r})",
