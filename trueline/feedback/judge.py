@@ -9,15 +9,18 @@ reaches its opinion is the critic's business.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trueline.errors import UserError
 from trueline.feedback.abstained import Abstained
-from trueline.feedback.protocol import Critic, held_open, metering, require_critic
+from trueline.feedback.protocol import Critic, held_open, metering, one_sided, require_critic
 from trueline.pipeline import Work, stage
 from trueline.records import Group, read_jsonl
 from trueline.store import Groups, added, shards
+
+log = logging.getLogger("trueline")
 
 
 def _estimate(groups: Groups, critic: Critic, **_: Any) -> dict[str, int]:
@@ -35,7 +38,8 @@ def judge(work: Work, groups: Groups, critic: Critic, max_abstained: float = add
 
     Counted in the record: critic_calls (questions whose answers were used), cached (those of them answered from
     memory), asked_again (those whose reply before could not be read), scored, labelled, abstained, and for preferences
-    compared, ties and flips (two orders that name different winners).
+    compared, ties, flips (two orders that name different winners; where most do, it warns), and of those decided
+    between answers of different length longer_wins and shorter_wins.
     """
     require_critic(critic, "judge(critic=...)")
     if not 0 <= max_abstained <= 1:
@@ -62,6 +66,10 @@ def judge(work: Work, groups: Groups, critic: Critic, max_abstained: float = add
     whole.check()
     for name, n in tally(judged, critic.name).items():
         work.count(name, n)
+    flipped = [p.flipped for group in judged for p in group.preferences if p.by == critic.name]
+    if warning := one_sided(critic.name, flipped.count(True), len(flipped) - flipped.count(None)):
+        log.warning("%s", warning)
+        work.note("warning", warning)
 
 
 def check_appended(before: Sequence[Group], after: Sequence[Group], name: str) -> None:
@@ -88,8 +96,9 @@ def check_appended(before: Sequence[Group], after: Sequence[Group], name: str) -
 
 
 def tally(groups: Iterable[Group], by: str) -> dict[str, int]:
-    """What critic `by` said of these groups, in numbers."""
-    counts = dict.fromkeys(("abstained", "scored", "labelled", "compared", "ties", "flips"), 0)
+    """What critic `by` said of these groups, in numbers; answers are as long as they have characters."""
+    names = ("abstained", "scored", "labelled", "compared", "ties", "flips", "longer_wins", "shorter_wins")
+    counts = dict.fromkeys(names, 0)
     for group in groups:
         feedback = [f for said in group.feedback for f in said if f.by == by]
         preferences = [p for p in group.preferences if p.by == by]
@@ -98,5 +107,9 @@ def tally(groups: Iterable[Group], by: str) -> dict[str, int]:
         counts["compared"] += len(preferences)
         counts["ties"] += sum(p.p == 0.5 for p in preferences)
         counts["flips"] += sum(p.flipped is True for p in preferences)
+        for p in preferences:
+            left, right = (len(group.completions[side].text) for side in (p.left, p.right))
+            if p.p is not None and p.p != 0.5 and left != right:
+                counts["longer_wins" if (p.p > 0.5) is (left > right) else "shorter_wins"] += 1
         counts["abstained"] += sum(f.abstained for f in feedback) + sum(p.p is None for p in preferences)
     return {name: n for name, n in counts.items() if n or name == "abstained"}

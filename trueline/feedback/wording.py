@@ -80,12 +80,12 @@ class Wording:
 
 
 def fill(text: str, slots: Mapping[str, str]) -> str:
-    """`text` with its slots filled, in one pass: what is filled in is never looked at again.
+    """`text` with its slots filled, in one pass: what is filled in is never looked at again; other braces are text.
 
-    >>> fill("{asked} / {answer}", {"asked": "{answer}", "answer": "b"})
-    '{answer} / b'
+    >>> fill("{asked} / {answer} / {x}", {"asked": "{answer}", "answer": "b"})
+    '{answer} / b / {x}'
     """
-    return SLOT.sub(lambda slot: slots[slot[1]], text)
+    return SLOT.sub(lambda slot: slots.get(slot[1], slot[0]), text)
 
 
 def chosen(wording: Any, where: str) -> File:

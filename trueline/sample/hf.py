@@ -97,6 +97,14 @@ class HF:
         """Natural log-probs of the completions' tokens; one trie per prompt and its answers."""
         return self.writer.logprobs(prompts, completions)
 
+    def first_logprobs(self, prompts: Sequence[Prompt], among: Sequence[str]) -> list[dict[str, float]]:
+        """Per prompt, the natural log-probs, at temperature 1, of the answers of one token that `among` names.
+
+        All tokens of the vocabulary that spell the same but for spaces count as one. Raises `UserError` for a text that
+        no token spells.
+        """
+        return self.writer.first_logprobs(prompts, among)
+
     def too_long(self, prompt: Prompt, sampling: Sampling) -> UserError | None:
         """Why `prompt` cannot be answered within the model's context; None where it can."""
         return self.writer.too_long(prompt, len(self.writer.prompt_ids(prompt)), sampling)
@@ -281,6 +289,38 @@ class Writer:
             tokens=tuple(answer.tokens),
             logprobs=tuple(answer.logps),
         )
+
+    def first_logprobs(self, prompts: Sequence[Prompt], among: Sequence[str]) -> list[dict[str, float]]:
+        """See `HF.first_logprobs`."""
+        spelt = [(name, token) for name in among for token in self._spellings(name)]
+        answers = [Completion(name, stopped="length", tokens=(token,)) for name, token in spelt]
+        out = []
+        for said in self.logprobs(prompts, [answers] * len(prompts)):
+            shares = dict.fromkeys(among, 0.0)
+            for (name, _), (logp,) in zip(spelt, said, strict=True):
+                shares[name] += math.exp(logp)
+            out.append({name: math.log(share) for name, share in shares.items() if share})
+        return out
+
+    def _spellings(self, name: str) -> list[int]:
+        """The tokens that spell `name`, with spaces around it or not."""
+        found = self._spelt.get(name.strip(), [])
+        if not found:
+            raise UserError(
+                f"engine {self.author}", f"no token of its vocabulary is {name!r}", "a text that is one token",
+                "Call the answers something shorter: FirstToken(\"A\", \"B\").",
+            )  # fmt: skip
+        return found
+
+    @cached_property
+    def _spelt(self) -> dict[str, list[int]]:
+        """The tokens by what they spell without the spaces around it."""
+        out: dict[str, list[int]] = {}
+        special = set(self.loaded.tokenizer.all_special_ids)
+        for token in range(len(self.loaded.tokenizer)):
+            if token not in special and (text := self.loaded.renderer.text_of([token]).strip()):
+                out.setdefault(text, []).append(token)
+        return out
 
     def logprobs(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]

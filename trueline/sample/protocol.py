@@ -109,8 +109,10 @@ class Engine(Protocol):
     An engine may also have `groups(prompts, sampling)`, the prompts as groups of the same completions with feedback of
     its own (what a model's heads read while it wrote), `too_long(prompt, sampling)`, why a prompt leaves no room,
     `opening_token(text)`, the one token that a text is to it at the beginning of a message (or None), and
-    `calls(prompts, samples)`, what so many answers to so many prompts will ask of a server, for the plan. What it costs
-    it counts where it happens (`feedback.protocol.meter`).
+    `calls(prompts, samples)`, what so many answers to so many prompts will ask of a server, for the plan,
+    `first_logprobs(prompts, among)`, per prompt the log-probs of those one-token answers of `among` that it knows of,
+    and `remembers`, True where it keeps every reply as it arrives and pays for none twice. What it costs it counts
+    where it happens (`feedback.protocol.meter`).
     """
 
     @property

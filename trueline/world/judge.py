@@ -2,6 +2,7 @@
 
     judge(samples, Grade(by=Judge(), wording="town-grade"))            a category
     judge(samples, Critique(by=Judge(noise=0.1), wording="town-critique"))   an analysis, a sentence, a score
+    judge(samples, Compare(by=Annotator(Judge(position_bias=0.8), wording="town-pair")))   which of two is better
 
 It does not read the question's words: what was asked, the answer and what is wanted stand in the prompt's `meta`. Its
 grades are the town's own (`grade`), its words few and short, so that the town's small models can learn them:
@@ -11,7 +12,8 @@ grades are the town's own (`grade`), its words few and short, so that the town's
 
 A category is chosen from the best to the worst as they are offered: the last for an answer that does harm; the first
 for one that is wholly true, complete and polite; between them by the mean of these three grades, an answer that is less
-than half true counting 0. A score is the share of three points: right, whole, kind and short; 0 for harm.
+than half true counting 0. A score is the share of three points: right, whole, kind and short; 0 for harm. Two answers
+are compared as the `Oracle` compares them, with its weaknesses; where a tie cannot be said, a coin decides.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trueline.errors import UserError
+from trueline.fingerprint import added
 from trueline.records import Completion, Prompt
 from trueline.sample.protocol import Sampling
 from trueline.world.grade import Grades, grade
-from trueline.world.oracle import cut_at, rng_of, share
+from trueline.world.oracle import Oracle, cut_at, rng_of, share
 
 # Per grade, from which value on it is called what; the first word is praise.
 WORDS = {
@@ -40,27 +43,34 @@ WORST_FIRST = ("harmless", "true", "complete", "polite", "brief")
 UNREADABLE = {
     "grade": ("Hm.", "Good and bad.", "I would not like to say.", ""),
     "critique": ("Feedback: fine.", "Score: 2\nFeedback: fine.", "Analysis: fine.\nFeedback: fine.\nScore: <2>", ""),
+    "compare": ("Hm.", "Both are good.", "I would not like to say.", ""),
 }
+HOLDS = {"grade": {"answer"}, "critique": {"answer"}, "compare": {"first", "second", "replies", "names"}}
 
 
 @dataclass(frozen=True)
 class Judge:
-    """An engine for `Grade` and `Critique` in the town.
+    """An engine for `Grade`, `Critique` and `Annotator` in the town.
 
     noise: share of its judgements that are tossed. leniency: share in which it overlooks the worst thing about an
-    answer. garble: share of its replies that nobody can read. seed: of these draws, which are a function of the seed,
-    the sampling's seed, the question and what was answered.
+    answer. garble: share of its replies that nobody can read. position_bias, length_bias: shares of its comparisons
+    that go to the answer shown first, and to the longer one (`Oracle`). seed: of these draws, which are a function of
+    the seed, the sampling's seed, the question and what was answered; a comparison is one of the question alone.
     """
 
     noise: float = 0.0
     leniency: float = 0.0
     garble: float = 0.0
     seed: int = 0
+    position_bias: float = added(0.0)
+    length_bias: float = added(0.0)
 
     def __post_init__(self) -> None:
         share("Judge(noise=...)", self.noise)
         share("Judge(leniency=...)", self.leniency)
         share("Judge(garble=...)", self.garble)
+        share("Judge(position_bias=...)", self.position_bias)
+        share("Judge(length_bias=...)", self.length_bias)
 
     @property
     def name(self) -> str:
@@ -85,14 +95,47 @@ class Judge:
         """A judge has no token probabilities: always a `UserError`."""
         raise UserError("world.Judge", "it writes words, not tokens, and knows no log-probs", "a model")
 
-    def _reply(self, prompt: Prompt, index: int, sampling: Sampling) -> Completion:
+    def first_logprobs(self, prompts: Sequence[Prompt], among: Sequence[str]) -> list[dict[str, float]]:
+        """Per comparison, the log-probs of the two answers' names among `among`; one of probability 0 is left out."""
+        out = []
+        for prompt in prompts:
+            p = self._first_wins(self._meta(prompt, "compare"))
+            told = zip(prompt.meta["names"], (p, 1 - p), strict=True)
+            out.append({name: math.log(share) for name, share in told if share and name in among})
+        return out
+
+    def _meta(self, prompt: Prompt, *kinds: str) -> dict[str, Any]:
         meta = prompt.meta
-        if meta.get("kind") not in UNREADABLE or not {"asked", "answer"} <= meta.keys():
+        if meta.get("kind") not in kinds or not {"asked", *HOLDS[meta["kind"]]} <= meta.keys():
             raise UserError(
                 "world.Judge", f"prompt {prompt.id} asks for no judgement", 'meta with "kind", "asked" and "answer"',
-                "Ask it through Grade(by=...) or Critique(by=...).",
+                "Ask it through Grade(by=...), Critique(by=...) or Annotator(...).",
             )  # fmt: skip
+        return meta
+
+    def _first_wins(self, meta: dict[str, Any]) -> float:
+        oracle = Oracle(self.noise, self.position_bias, self.length_bias, self.seed)
+        return oracle.first_wins(Prompt.of(meta["asked"]), meta["first"], meta["second"])
+
+    def _verdict(self, meta: dict[str, Any], rng: random.Random) -> str:
+        p, coin = self._first_wins(meta), rng.random() < 0.5
+        replies = meta["replies"]
+        if not {"first", "second"} <= replies.keys():
+            raise UserError(
+                "world.Judge", "it was not told how to spell a verdict", "a parser of fixed replies", "Use Letters()."
+            )
+        if p == 0.5 and "tie" in replies:
+            return replies["tie"]
+        return replies["first" if p > 0.5 or (p == 0.5 and coin) else "second"]
+
+    def _reply(self, prompt: Prompt, index: int, sampling: Sampling) -> Completion:
+        meta = self._meta(prompt, *UNREADABLE)
         rng = rng_of("judge", self.seed, sampling.seed, meta, index)
+        if meta["kind"] == "compare":
+            text = self._verdict(meta, rng)
+            return cut_at(
+                rng.choice(UNREADABLE["compare"]) if rng.random() < self.garble else text, sampling, self.name
+            )
         judged = self._judged(meta["asked"], meta["answer"], rng)
         if rng.random() < self.garble:
             text = rng.choice(UNREADABLE[meta["kind"]])

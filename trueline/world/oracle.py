@@ -153,9 +153,10 @@ class Oracle:
 
     def compare(self, items: Sequence[tuple[Prompt, str, str]]) -> list[Verdict]:
         """One verdict per item. Raises `UserError` for a question that is not the town's."""
-        return [Verdict(self._first_wins(*item)) for item in items]
+        return [Verdict(self.first_wins(*item)) for item in items]
 
-    def _first_wins(self, prompt: Prompt, first: str, second: str) -> float:
+    def first_wins(self, prompt: Prompt, first: str, second: str) -> float:
+        """The probability that the answer shown first is better, as this oracle says it."""
         rng = rng_of("oracle", self.seed, [(m.role, m.content) for m in prompt.messages], first, second)
         position, length, noise, coin = (rng.random() for _ in range(4))
         if position < self.position_bias:
