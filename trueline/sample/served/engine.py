@@ -82,6 +82,7 @@ class Served(abc.ABC):
 
     sdk: ClassVar[str]
     own_key: ClassVar[str]
+    remembers: ClassVar[bool] = True
 
     model: str
     connection: Connection
