@@ -14,6 +14,7 @@ import pytest
 from trueline.pipeline import upstream
 from trueline.recipes.align import align
 from trueline.recipes.alt import alt
+from trueline.recipes.bandit import bandit
 from trueline.recipes.dph import dph
 from trueline.recipes.pretrain import pretrain
 from trueline.recipes.quark import quark
@@ -32,7 +33,7 @@ def plan_of(root) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("recipe", ["tour", "pretrain", "align", "rank", "dph", "quark", "alt"])
+@pytest.mark.parametrize("recipe", ["tour", "pretrain", "align", "rank", "dph", "quark", "alt", "bandit"])
 def test_a_recipe_plans_what_it_planned(recipe, tmp_path):
     prefs = tmp_path / "prefs.jsonl"
     prefs.write_text(ROW)
@@ -41,6 +42,7 @@ def test_a_recipe_plans_what_it_planned(recipe, tmp_path):
         "dph": dph,
         "quark": quark,
         "alt": alt,
+        "bandit": bandit,
         "pretrain": pretrain,
         "align": lambda: align(base=str(MODELS / "tiny"), prefs=prefs, eval_prefs=prefs),
         "rank": lambda: rank(policy=str(MODELS / "tiny"), prompts=prefs, by="logprob"),

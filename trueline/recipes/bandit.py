@@ -217,8 +217,10 @@ def crossing(bandit: Bandit, swept: Sequence[Swept], other: float) -> float | No
         if (below.rlaif - other) * (above.rlaif - other) > 0:
             continue
         low, high = (below.at, below.rlaif - other), (above.at, above.rlaif - other)
-        for _ in range(20):
-            centre = low[0] if low[1] == high[1] else low[0] + (high[0] - low[0]) * low[1] / (low[1] - high[1])
+        for turn in range(24):
+            # Every other time the middle: false position alone may creep up from one side.
+            straight = low[1] / (low[1] - high[1]) if low[1] != high[1] else 0.0
+            centre = low[0] + (high[0] - low[0]) * (0.5 if turn % 2 else straight)
             gap = rlaif_from(bandit, maths.student(replace(bandit, student_centre=centre))) - other
             if abs(gap) <= CLOSE * (bandit.actions - 1):
                 break

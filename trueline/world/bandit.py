@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 CHUNK = 1 << 20  # pairs drawn at once, so that memory does not grow with their number
 STEEPEST = 4.0  # both losses' curvature is at most 1/2, so a longer step than 2 / (1/2) overshoots and grows
 MOST_ACTIONS = 1000
+NARROWEST = 0.01  # a bell between two actions still reaches both
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Bandit:
             raise refused("actions", self.actions, f"from 2 to {MOST_ACTIONS}")
         for name in ("teacher_centre", "student_centre"):
             check_centre(self, name, getattr(self, name))
-        for name in ("power", "teacher_width", "student_width", "beta"):
-            check_positive(name, getattr(self, name))
+        for name, least in (("power", 0.0), ("beta", 0.0), ("teacher_width", NARROWEST), ("student_width", NARROWEST)):
+            check_positive(name, getattr(self, name), least)
         for name in ("pairs", "samples", "reward_steps", "sft_steps"):
             if getattr(self, name) < 1:
                 raise refused(name, getattr(self, name), "at least 1")
@@ -80,10 +81,10 @@ def refused(name: str, got: object, wanted: str, cure: str = "") -> UserError:
     return UserError(f"bandit({name}=...)", f"got {got}", wanted, cure)
 
 
-def check_positive(name: str, value: float) -> None:
-    """Refuse what is no finite number above 0."""
-    if not 0 < value < math.inf:
-        raise refused(name, value, "a number above 0")
+def check_positive(name: str, value: float, least: float = 0.0) -> None:
+    """Refuse what is no finite number above 0, or below `least`."""
+    if not (0 < value < math.inf and value >= least):
+        raise refused(name, value, f"a number from {least:g}" if least else "a number above 0")
 
 
 def check_centre(bandit: Bandit, name: str, value: float) -> None:
@@ -104,8 +105,9 @@ def truth(bandit: Bandit) -> Floats:
     >>> truth(Bandit(actions=5, teacher_centre=3, student_centre=1, power=2)).tolist()
     [0.0, 0.25, 1.0, 2.25, 4.0]
     """
-    top = bandit.actions - 1
-    worth_A: Floats = top * (np.arange(bandit.actions) / top) ** bandit.power
+    action_A = np.arange(bandit.actions, dtype=np.float64)
+    share_A = np.maximum(action_A, 1.0) / (bandit.actions - 1)  # 0 is worth 0 at any power
+    worth_A: Floats = action_A * share_A ** (bandit.power - 1.0)
     return worth_A
 
 
