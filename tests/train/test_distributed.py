@@ -9,13 +9,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests import folders
-from tests.train.town import town
+from tests.train.town import Praised, town
 from trueline import models
 from trueline.machine import Machine
 from trueline.pipeline import make
 from trueline.train.batches import share
 from trueline.train.fit import buckets
+from trueline.train.objectives.adaptive import Adaptive
 from trueline.train.objectives.bradley_terry import BradleyTerry
+from trueline.train.objectives.conditional import ConditionalLM
 from trueline.train.objectives.dph import DPH
 from trueline.train.objectives.dpo import DPO
 from trueline.train.objectives.kl import KLToReference
@@ -23,7 +25,7 @@ from trueline.train.objectives.sft import SFT
 from trueline.train.objectives.sum import Sum
 from trueline.train.optimizers import LaProp
 from trueline.train.stage import train
-from trueline.train.views import Demonstrations, Pairs
+from trueline.train.views import Pairs
 
 
 def logged(policy, store):
@@ -33,30 +35,34 @@ def logged(policy, store):
 
 
 def test_two_processes_give_the_loss_curve_of_one(tmp_path):
-    """SFT with token means (whose weight differs from batch to batch); a token mean, two pair means and a divergence in
-    one sum; and a reward model whose output embedding has no gradient. The last batch of an epoch holds one example, so
-    that one process has nothing to do."""
+    """Answers behind conditions with steered weights, beside a reference of bare prompts (a token mean, whose weight
+    differs from batch to batch); a token mean, two pair means and a divergence in one sum; and a reward model whose
+    output embedding has no gradient. The last batch of an epoch holds one example, so that one process has nothing to
+    do."""
     start = models.pretrained(folders.folder(tmp_path / "tiny"))
     groups = town(9)
     settings = {"lr": 1e-3, "epochs": 2, "batch_size": 4, "weight_decay": 0.1}
-    sft = train(start, Demonstrations(groups), SFT(), **settings)
+    steered = ConditionalLM(kl=Adaptive(0.05, 0.5, 50), entropy=Adaptive(0.06, 10.0, 50))
+    behind = train(start, Praised(groups), steered, **settings | {"epochs": 3, "batch_size": 17})
     parts = (SFT(), 0.5), (DPO(), 1.0), (DPH(), 1.0), (KLToReference(), 0.1)
-    joint = train(sft, Pairs(groups), Sum(*parts), reference=start, optimizer=LaProp(), decay_to="start", **settings)
+    joint = train(behind, Pairs(groups), Sum(*parts), reference=start, optimizer=LaProp(), decay_to="start", **settings)
     reward = train(joint, Pairs(groups), BradleyTerry(), **settings)
     stores = tmp_path / "one", tmp_path / "two"
     for store, processes in zip(stores, (1, 2), strict=True):
         make(reward, store=store, machine=Machine(device="cpu", processes=processes, threads=1, micro_tokens=200))
-    for policy in (sft, joint, reward):
+    for policy in (behind, joint, reward):
         (one, weights), (two, others) = (logged(policy, store) for store in stores)
         assert [row["step"] for row in two] == list(range(1, 7))
         for name in ("loss", "grad_norm"):
             assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4, abs=1e-5)
+        for name in ("kl/coefficient", "entropy/coefficient"):
+            assert [row.get(name, 0) for row in two] == pytest.approx([row.get(name, 0) for row in one], rel=1e-5)
         for name in ("examples", "tokens", "lr"):
             assert [row[name] for row in two] == [row[name] for row in one]
         for name in weights:
             # By norm: Adam moves an element whose gradient is rounding noise by a full step either way.
             assert (others[name] - weights[name]).norm() <= 1e-3 * weights[name].norm(), name
-        for name in ("rewards/margin", "dph/rewards/margin", "dpo/rewards/margin", "kl/token"):
+        for name in ("rewards/margin", "dph/rewards/margin", "dpo/rewards/margin", "kl/token", "nll/class 1"):
             assert two[0].get(name) == pytest.approx(one[0].get(name), abs=1e-4)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 from trueline import models
 from trueline.machine import Machine
 from trueline.pipeline import make, stage
 from trueline.records import Completion, Feedback, Group, Preference, Prompt, write_jsonl
 from trueline.store import Groups, Prompts
-from trueline.train.objectives.dpo import DPO
+from trueline.train.objectives.adaptive import Adaptive
+from trueline.train.objectives.conditional import ConditionalLM
 from trueline.train.stage import train
-from trueline.train.views import Pairs
+from trueline.train.views import Answer, Demonstrations, Example
 
 NAMES = ["Ada", "Bert", "Clara", "Dora", "Emil", "Frieda", "Gustav", "Hanna"]
 
@@ -38,11 +40,23 @@ def texts(work, n: int) -> None:
     work.count("prompts", n)
 
 
+@dataclass(frozen=True)
+class Praised(Demonstrations):
+    """Every answer behind words that say whether it is the good or the rude one."""
+
+    def examples(self):
+        for group in self.groups.read():
+            for rank, (completion, said) in enumerate(zip(group.completions, ("Good. ", "Rude. "), strict=True)):
+                yield Example(group.prompt.messages, (Answer.of(completion),), condition=said, rank=rank)
+
+
 def study(folder: str):
-    """A DPO training of 60 steps, long enough to be killed in the middle."""
+    """A training of 60 steps, long enough to be killed in the middle: all that a checkpoint has to hold."""
     start = models.pretrained(folder)
     lora = models.LoRA(r=4, dropout=0.1)
-    return train(start, Pairs(town(40)), DPO(), lr=1e-3, epochs=12, batch_size=8, warmup=0.2, lora=lora, label="killed")
+    objective = ConditionalLM(kl=Adaptive(0.05, 0.5, 100), entropy=Adaptive(0.06, 10.0, 100))
+    settings = {"lr": 1e-3, "epochs": 6, "batch_size": 8, "warmup": 0.2}
+    return train(start, Praised(town(40)), objective, lora=lora, label="killed", **settings)
 
 
 if __name__ == "__main__":
