@@ -155,6 +155,17 @@ def test_sampling_for_longer_agrees_too():
     assert maths.optimum(student_A, reward_A, 0.1) @ maths.truth(setting) == pytest.approx(56.9, abs=PUBLISHED)
 
 
+def test_more_rounds_do_not_lift_the_bound():
+    """Labels on pairs of what RLAIF now chooses: 51.8, 55.4, 56.0. A spike explores less than the student did."""
+    setting = Bandit()
+    choice_A, earned = maths.student(setting), []
+    for _ in range(3):
+        reward_A = maths.fit_reward(maths.expected_wins(choice_A), setting.reward_lr, [setting.reward_steps])[0]
+        choice_A = maths.optimum(choice_A, reward_A, setting.beta)
+        earned.append(choice_A @ maths.truth(setting))
+    assert earned == pytest.approx([51.84, 55.40, 56.00], abs=0.01)
+
+
 # --- options and refusals --------------------------------------------------------------------------------------------
 
 

@@ -157,6 +157,7 @@ def _cells(row: Swept, drawn: bool) -> list[str]:
 
 def _main(found: Study) -> str:
     exact, drawn, reward = found.exact, found.drawn, found.exact.learned
+    seeds = f"; drawn: over {len(drawn)} seed{'s' if len(drawn) > 1 else ''}" if drawn else ""
     samples, pairs, beta = (found.setting[name] for name in ("samples", "pairs", "beta"))
     each: tuple[tuple[str, Outcome, list[float]], ...] = (
         ("student", found.student, []),
@@ -170,7 +171,7 @@ def _main(found: Study) -> str:
     ]
     notes = [
         f"SFT: on {samples:,.0f} of the teacher's choices. RLAIF: from {pairs:,.0f} labelled pairs of the student's, "
-        f"beta {beta:g}. drawn: over {len(drawn)} seeds; all else in expected counts.",
+        f"beta {beta:g}. Figures are in expected counts{seeds}.",
         f"The learned reward is highest at {reward.highest}, lowest at {reward.lowest}, {reward.range:.2f} apart; at "
         f"the first and last action it is {reward.first:.2f} and {reward.last:.2f} above the lowest.",
     ]

@@ -98,7 +98,7 @@ def bandit(
     """
     setting = Bandit(
         actions, power, teacher_centre, teacher_width, student_centre, student_width, pairs, samples,
-        reward_steps, reward_lr, sft_steps, sft_lr, beta, seed,
+        reward_steps, reward_lr, sft_steps, sft_lr, beta, seed if draws else 0,
     )  # fmt: skip
     sweep = Sweep(tuple(sorted(set(betas))), tuple(sorted(set(times))), tuple(sorted(set(centres))))
     sweep.check(setting)
