@@ -30,6 +30,7 @@ from trueline.recipes._town import Materials
 from trueline.sample.hf import HF
 from trueline.sample.named import engine
 from trueline.sample.protocol import Engine, Sampling
+from trueline.sample.served import Connection
 from trueline.store import File, Groups, Policy, Prompts
 from trueline.train.conditioned import Conditioned, Everything, PerClass, PerPrompt
 from trueline.train.objectives.conditional import ConditionalLM
@@ -124,6 +125,7 @@ class Given:
     per_round: int
     samples: int
     seed: int
+    connection: Connection = field(default_factory=Connection)
 
     def setup(self, method: Method) -> Setup:
         """The task with the preset's amounts. Raises `UserError` for options that the task has no use for, or lacks."""
@@ -156,7 +158,7 @@ class Given:
         else:
             apart = take(read_prompts(self.task, self.eval_prompts), self.held_out, seed=self.seed, label="held-out")
             rest = every
-        said = named_critic(self.critic, method, self.task, "--critic")
+        said = named_critic(self.critic, method, self.task, "--critic", self.connection)
         counts = named_critic(self.gold, "rm", self.task, "--gold") if self.gold else said
         return Setup(pretrained(self.base), rest, apart, said, counts, preset, self.seed)
 
@@ -185,7 +187,7 @@ def read_prompts(kind: Kind, path: Path) -> Prompts | Groups:
     return preferences(file, layout="hh", label="dialogues") if kind == "hh" else asked(file)
 
 
-def named_critic(name: str, method: Method, kind: Kind, option: str) -> Critic:
+def named_critic(name: str, method: Method, kind: Kind, option: str, connection: Connection | None = None) -> Critic:
     """The critic that `name` means: an offline one, Perspective, a reward model's folder, or an engine that is asked.
 
     Raises `UserError` where the method asks an engine in words and none is named.
@@ -201,7 +203,7 @@ def named_critic(name: str, method: Method, kind: Kind, option: str) -> Critic:
         raise UserError(
             option, f"got {name!r}", "an engine to ask: openai:MODEL, anthropic:MODEL, http://..., a folder"
         )
-    by = engine(name, where=option)
+    by = engine(name, connection, where=option)
     if method == "lmc":
         return Grade(by=by)
     return Critique(by=by, wording="tldr" if kind == "tldr" else "dialogue")
@@ -213,8 +215,9 @@ def named_critic(name: str, method: Method, kind: Kind, option: str) -> Critic:
 def small(kind: Kind = "town") -> Preset:
     """What two cores do in minutes: the pool accumulates, quantiles are of the whole pool, everything is trained."""
     if kind == "town":
-        fit = {"lr": 1e-3, "epochs": 2, "max_length": 256, "schedule": "cosine"}
-        return Preset(3, 0, Sampling(n=2), Sampling(), scope="global", fit=fit)
+        # A model this small is unsure enough: an entropy bonus costs it facts (docs/quark.md).
+        fit = {"lr": 1e-3, "epochs": 2, "max_length": 256}
+        return Preset(3, 0, Sampling(n=2), Sampling(), scope="global", objective=ConditionalLM(entropy=0.0), fit=fit)
     drawn = Sampling(n=4, max_tokens=32, min_tokens=3)
     fit = {"lr": 5e-4, "epochs": 2, "max_length": 256, "chat": "plain" if kind in CONTINUED else "auto"}
     return Preset(3, 512, drawn, drawn, scope="global", fit=fit)
@@ -249,7 +252,7 @@ def paper(method: Method, kind: Kind) -> Preset:
         fit |= {"batch_size": 64, "max_length": 512}
         return Preset(20, 2048, drawn, replace(drawn, n=1), PerPrompt(8, 256, "ordered"), 1.0, objective=no_kl, fit=fit)
     if kind == "tldr":
-        fit |= {"batch_size": 16, "max_length": 1024}
+        fit |= {"batch_size": 16, "max_length": 1024, "freeze": ("blocks[:-8]",)}
         greedy = Sampling(temperature=0.0, max_tokens=64)
         if method == "lmu":
             drawn = Sampling(20, 0.9, 0.9, max_tokens=64)

@@ -20,6 +20,7 @@ from trueline.conditions.protocol import Condition
 from trueline.recipes._rounds import reported
 from trueline.recipes._setups import GRADES, Given, Kind, Size
 from trueline.recipes.quark import learn
+from trueline.sample.served import Connection
 from trueline.store import Report
 
 Words = Literal["rm", "lmc", "lmu"]
@@ -49,6 +50,7 @@ def alt(
     per_round: int = 0,
     samples: int = 0,
     seed: int = 0,
+    connection: Connection = Connection(),  # noqa: B008  (frozen)
 ) -> Report:
     """Align a model by feedback in words, and report what each round bought.
 
@@ -66,9 +68,11 @@ def alt(
         per_round: prompts asked in a round, drawn anew; 0 as the preset says.
         samples: answers to each; 0 as the preset says.
         seed: of prompts, sampling and training.
+        connection: how an engine over HTTP is reached, and what may be spent on it.
     """
     said = Given(
-        task, preset, base, prompts, eval_prompts, held_out, critic, gold, rounds, per_round, samples, seed
+        task, preset, base, prompts, eval_prompts, held_out, critic, gold, rounds, per_round, samples, seed,
+        connection,
     )  # fmt: skip
     given = said.setup(method)
     condition = condition_of(method, task, given.preset.scope)
