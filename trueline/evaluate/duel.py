@@ -5,7 +5,8 @@
 Answers meet by prompt id; the i-th answer of the left meets the i-th of the right. The critic is the same kind of
 thing that labels training data, so who judges, in which orders and with what memory is said in one place. The win
 rate counts ties half and leaves abstentions out, its interval is over *prompts*, and beside it stand two numbers
-that take length out (`statistics.LengthControlled`), because a judge that likes long answers is the oldest trick.
+that take length out (`length.LengthControlled`), because a judge that likes long answers is the oldest trick. What
+other systems say of the prompts' difficulty is known only where several duels meet: in `report` and `leaderboard`.
 
 Files: `report.json` (a `Duel`), `pairs.jsonl` (one group of two completions per pair, left first, with the verdict).
 """
@@ -18,7 +19,8 @@ from typing import Any
 import msgspec
 
 from trueline.errors import UserError
-from trueline.evaluate.statistics import LengthControlled, WinRate, length_controlled, win_rate
+from trueline.evaluate.length import LengthControlled, Verdicts, length_controlled
+from trueline.evaluate.statistics import WinRate, win_rate
 from trueline.feedback.protocol import Critic, metering, require_critic
 from trueline.pipeline import Work, stage
 from trueline.records import Group, Record, encode, read_jsonl
@@ -52,7 +54,7 @@ def _estimate(left: Groups, right: Groups, critic: Critic, **_: Any) -> dict[str
     return {"pairs": pairs, "critic_calls": critic.calls(pairs, 2 * pairs)}
 
 
-@stage(Report, rev=1, label="duel", estimate=_estimate)
+@stage(Report, rev=2, label="duel", estimate=_estimate)
 def duel(work: Work, left: Groups, right: Groups, critic: Critic, allow_unmatched: float = 0.0) -> None:
     """Win rate of `left` against `right` by the preferences of `critic`.
 
@@ -119,15 +121,14 @@ def decide(
             f"duel judged by {critic}", f"it gave a preference on {len(found)} of {len(judged)} pairs",
             "a preference on every pair (None to abstain)", "Use a comparing critic: Compare(by=...).",
         )  # fmt: skip
-    ps = [p.p if p.p is None or p.left == 0 else 1 - p.p for p in found]
-    prompts = [group.prompt.id for group in judged]
     lengths = tuple([len(group.completions[side].text) for group in judged] for side in (0, 1))
     sides = [
         Side(name, fingerprint, sum(of) / len(of))
         for (name, fingerprint), of in zip((left, right), lengths, strict=True)
     ]
-    raw = win_rate(ps, prompts, [p.flipped for p in found])
-    return Duel(sides[0], sides[1], critic, raw, length_controlled(ps, lengths[0], lengths[1], prompts), unmatched)
+    verdicts = Verdicts.of(judged, critic)
+    raw = win_rate(verdicts.ps, verdicts.prompts, [p.flipped for p in found])
+    return Duel(sides[0], sides[1], critic, raw, length_controlled(verdicts), unmatched)
 
 
 def swapped(judged: Sequence[Group]) -> list[Group]:

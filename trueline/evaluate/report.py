@@ -19,6 +19,8 @@ from trueline.errors import UserError, closest
 from trueline.evaluate import accuracy, lineage, results
 from trueline.evaluate.duel import PAIRS, Duel, decide, swapped
 from trueline.evaluate.headline import headline, listed, winner
+from trueline.evaluate.length import LengthControlled, Verdicts, together
+from trueline.evaluate.paired import Paired, Pairing, paired_table
 from trueline.evaluate.results import ArmResult, Result
 from trueline.evaluate.statistics import Interval, difference, mean_interval, per_prompt
 from trueline.fingerprint import added
@@ -68,7 +70,7 @@ def _estimate(arms: tuple[Arm, ...], duels: tuple[Report, ...], baseline: str, *
     return {"arms": len(arms)}
 
 
-@stage(Report, rev=1, label="report", estimate=_estimate)
+@stage(Report, rev=2, label="report", estimate=_estimate)
 def report(
     work: Work,
     title: str,
@@ -87,7 +89,7 @@ def report(
     come out as asked (`control`), what the answers are like (`qualities`), benchmark tables (`scoreboard`, `measure`).
     """
     from trueline.evaluate.page import render
-    from trueline.evaluate.sections import sections
+    from trueline.evaluate.sections import Section, sections
     from trueline.evaluate.table import draw
 
     base = check(arms, duels, baseline)
@@ -97,18 +99,24 @@ def report(
     by = results.choose_score(list(groups.values()), score, list(groups))
     marks = {name: results.scores(of, by) for name, of in groups.items()} if by else {}
     fought = dict(match(arms, duels, base))
+    lengths, pairs = meet(fought)
     rows = []
     for arm in arms:
         gap = difference(marks[arm.name], marks[base]) if by and arm.name != base else None
-        rows.append(_row(arm, colours[arm.name], groups[arm.name], by, gap, fought.get(arm.name)))
+        row = _row(arm, colours[arm.name], groups[arm.name], by, gap, fought.get(arm.name))
+        rows.append(msgspec.structs.replace(row, length=lengths.get(arm.name)))
     told = [x for arm in arms for x in (arm.samples, arm.policy, arm.pairs, arm.logps, arm.reference_logps) if x]
     steps = tuple(lineage.step(artifact) for artifact in upstream(*told, *duels, *also))
-    result = Result(title, base, by, tuple(rows), steps=steps)
+    result = Result(title, base, by, tuple(rows), steps=steps, paired=pairs)
     best = winner(result)
-    close = results.rivals(best.name, marks) if best is not None and by else ()
+    close = (
+        results.rivals(best.name, marks) if by and best else results.rivals_by_wins(best.name, pairs) if best else ()
+    )
     result = msgspec.structs.replace(result, close=close)
     result = msgspec.structs.replace(result, headline=headline(result))
     (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    if pairs:
+        below = [Section("Arm against arm", next(iter(fought.values())).artifact.name, paired_table(pairs)), *below]
     tables = [draw(result), *(f"{one.title} ({one.artefact})\n\n{one.text}" for one in below)]
     (work.dir / "table.txt").write_text("\n".join(tables), encoding="utf-8")
     page = render(result, _material(result, arms, groups, marks, fought, show), below)
@@ -177,6 +185,16 @@ def match(arms: Sequence[Arm], duels: Sequence[Report], baseline: str) -> Iterat
         yield left, Fought(artifact, result, pairs)
 
 
+def meet(fought: Mapping[str, Fought]) -> tuple[dict[str, LengthControlled], tuple[Paired, ...]]:
+    """(length-controlled rates, every two arms paired) of the arms that one judge compared with the baseline."""
+    by_judge: dict[str, dict[str, Verdicts]] = {}
+    for name, fight in fought.items():
+        judge = fight.result.critic
+        by_judge.setdefault(judge, {})[name] = Verdicts.of(fight.pairs, judge)
+    lengths = {name: of for fights in by_judge.values() for name, of in together(fights).items()}
+    return lengths, tuple(pair for fights in by_judge.values() for pair in Pairing(fights).all())
+
+
 def paint(arms: Sequence[Arm], baseline: str) -> dict[str, int]:
     """A colour number for each arm: 0 (grey) for the baseline, 1 to 7 in order for the others."""
     others = [arm.name for arm in arms if arm.name != baseline]
@@ -199,7 +217,6 @@ def _row(
         policy=arm.policy.name if arm.policy else "",
         gap=gap,
         win=fought.result.raw if fought else None,
-        length=fought.result.length if fought else None,
         win_by=fought.result.critic if fought else "",
         duel=fought.artifact.name if fought else "",
         kl=kl,

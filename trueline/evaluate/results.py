@@ -11,7 +11,9 @@ from typing import Any
 
 from trueline.errors import UserError
 from trueline.evaluate.accuracy import Accuracy
-from trueline.evaluate.statistics import Interval, LengthControlled, WinRate, difference, mean_interval, per_prompt
+from trueline.evaluate.length import LengthControlled
+from trueline.evaluate.paired import Paired
+from trueline.evaluate.statistics import Interval, WinRate, difference, mean_interval, per_prompt
 from trueline.records import Group, Record
 
 
@@ -56,8 +58,9 @@ class Answers(Record, frozen=True):
 class ArmResult(Record, frozen=True):
     """One row of the method table.
 
-    `gap` is the paired difference in score from the baseline over common prompts; `win` and `length` are of the duel
-    named `duel` against the baseline, judged by `win_by`, from this arm's side. `kl` is KL(arm || reference) per
+    `gap` is the paired difference in score from the baseline over common prompts; `win` is of the duel named `duel`
+    against the baseline, judged by `win_by`, from this arm's side; `length` too, with the prompts' difficulty from the
+    other arms' duels by the same judge where there are two or more. `kl` is KL(arm || reference) per
     answer, in nats. `pairs` is the accuracy on held-out pairs.
     """
 
@@ -86,7 +89,11 @@ class Answer(Record, frozen=True):
 
 
 class Result(Record, frozen=True):
-    """A whole report: `report.json`. `close`: arms whose paired score the best arm's cannot be told apart from."""
+    """A whole report: `report.json`.
+
+    `close`: arms whose paired score (without scores: win rate) the best arm's cannot be told apart from. `paired`:
+    every two arms that one judge compared with the baseline.
+    """
 
     title: str
     baseline: str
@@ -95,6 +102,7 @@ class Result(Record, frozen=True):
     close: tuple[str, ...] = ()
     headline: tuple[Answer, ...] = ()
     steps: tuple[Step, ...] = ()
+    paired: tuple[Paired, ...] = ()
 
     def arm(self, name: str) -> ArmResult:
         return next(arm for arm in self.arms if arm.name == name)
@@ -150,6 +158,12 @@ def _by_prompt(groups: Sequence[Group], values: Sequence[Sequence[float | None]]
 def rivals(best: str, marks: Mapping[str, Mapping[str, float | None]]) -> tuple[str, ...]:
     """Arms whose paired difference in score from the best arm has an interval that holds zero."""
     return tuple(name for name in marks if name != best and not difference(marks[best], marks[name]).excludes_zero)
+
+
+def rivals_by_wins(best: str, paired: Sequence[Paired]) -> tuple[str, ...]:
+    """Arms whose paired difference in win rate from the best arm has an interval that holds zero."""
+    close = (pair for pair in paired if best in (pair.first, pair.second) and not pair.win.excludes_zero)
+    return tuple(pair.second if pair.first == best else pair.first for pair in close)
 
 
 def kl_per_answer(own: Mapping[str, float], reference: Mapping[str, float]) -> Interval:

@@ -4,12 +4,13 @@ The unit of chance is the *prompt*: answers to one prompt are averaged first, in
 Preferences are probabilities that the left side wins (1 left, 0.5 a tie, 0 right); `None` is an abstention, is left
 out of the mean, and never counts as a tie. Nothing here reads files or knows what was compared.
 
-Shape suffixes: N pairs, P prompts, B bootstrap resamples, 2 the two coefficients of the length model.
+Shape suffixes: N pairs, P prompts, B bootstrap resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,6 @@ LEVEL = 0.95
 Z = 1.959963984540054  # the normal quantile of LEVEL
 RESAMPLES = 10_000
 SEED = 0
-RIDGE = 1e-3
-_NEWTON_STEPS = 50
 _CHUNK_CELLS = 2_000_000  # resampled cells held at once: bounds memory, changes no result
 
 
@@ -52,12 +51,24 @@ class Interval(Record, frozen=True):
         return Interval(self.n, self.mean + by, self.se, self.low + by, self.high + by)
 
 
-def resampled_weights(n: int, resamples: int = RESAMPLES, seed: int = SEED) -> Floats:
-    """[B, n] how often each of n prompts is drawn in each bootstrap resample; rows sum to n."""
+def resampled_weights(n: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[Floats]:
+    """[some of B, n] how often each of n prompts is drawn in each bootstrap resample; rows sum to n.
+
+    In pieces that bound the memory; what is drawn depends on n and the seed, not on the pieces.
+    """
     generator = np.random.default_rng(seed)
-    drawn_BN = generator.integers(0, n, size=(resamples, n))
-    offsets_BN = drawn_BN + n * np.arange(resamples)[:, None]
-    return np.bincount(offsets_BN.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+    for rows in _pieces(resamples, n):
+        drawn_BN = generator.integers(0, n, size=(rows, n))
+        offsets_BN = drawn_BN + n * np.arange(rows)[:, None]
+        yield np.bincount(offsets_BN.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+def _pieces(resamples: int, n: int) -> Iterator[int]:
+    """How many resamples of n prompts to hold at once, until all are drawn."""
+    most = max(1, _CHUNK_CELLS // n)
+    while resamples > 0:
+        yield min(resamples, most)
+        resamples -= most
 
 
 def mean_interval(
@@ -78,12 +89,7 @@ def mean_interval(
     if n == 1:
         return Interval(1, mean, None, mean, mean)
     generator = np.random.default_rng(seed)
-    means = []
-    left = resamples
-    while left:
-        rows = min(left, max(1, _CHUNK_CELLS // n))
-        means.append(seen_P[generator.integers(0, n, size=(rows, n))].mean(axis=1))
-        left -= rows
+    means = [seen_P[generator.integers(0, n, size=(rows, n))].mean(axis=1) for rows in _pieces(resamples, n)]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Interval(n, mean, float(seen_P.std(ddof=1) / np.sqrt(n)), float(low), float(high))
 
@@ -132,7 +138,8 @@ class WinRate(Record, frozen=True):
 
     `rate` is over prompts. `wins`, `losses` and `ties` count pairs by p above, below and at one half; `abstained`
     counts pairs without a verdict, which are in no rate. `flips` counts pairs whose two orders named different
-    winners, out of `both_orders` pairs in which both orders were decided.
+    winners, out of `both_orders` pairs in which both orders were decided. `discrete` is the rate with every verdict
+    rounded to a win, a loss or (at exactly one half) a tie: AlpacaEval's `discrete_win_rate`.
     """
 
     rate: Interval
@@ -143,6 +150,7 @@ class WinRate(Record, frozen=True):
     abstained: int
     flips: int = 0
     both_orders: int = 0
+    discrete: float | None = None
 
     @property
     def flip_rate(self) -> float | None:
@@ -164,6 +172,7 @@ def win_rate(
     (0.5, 3, 1, 1, 1, 1)
     """
     prompts = prompts if prompts is not None else [str(i) for i in range(len(ps))]
+    rounded = per_prompt([rounded_verdict(p) for p in ps], prompts)
     return WinRate(
         rate=mean_interval(list(per_prompt(ps, prompts).values())),
         pairs=len(ps),
@@ -173,7 +182,37 @@ def win_rate(
         abstained=sum(p is None for p in ps),
         flips=sum(flip is True for flip in flipped),
         both_orders=sum(flip is not None for flip in flipped),
+        discrete=mean_of([value for value in rounded.values() if value is not None]),
     )
+
+
+def rounded_verdict(p: float | None) -> float | None:
+    """1 for a win, 0 for a loss, one half for an exact tie, None for an abstention."""
+    return p if p is None or p == 0.5 else float(p > 0.5)
+
+
+def mean_of(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
+    return math.fsum(values) / len(values) if values else None
+
+
+def sign_test(ahead: int, behind: int) -> float:
+    """Two-sided exact p-value of so many differences above and below zero, were either sign a fair coin.
+
+    Ties are left out before. On the prompts that only one of two systems wins it is McNemar's exact test. Dixon and
+    Mood 1946; McNemar 1947.
+
+    >>> sign_test(8, 1)  # 2 (1 + 9) / 2 ** 9
+    0.0390625
+    >>> sign_test(3, 3), sign_test(0, 0)
+    (1.0, 1.0)
+    """
+    n, fewer = ahead + behind, min(ahead, behind)
+    ways = term = 1
+    for i in range(fewer):
+        term = term * (n - i) // (i + 1)
+        ways += term
+    return min(1.0, 2 * ways / 2**n) if n else 1.0
 
 
 def from_alpaca_eval(preference: float | None) -> float | None:
@@ -187,94 +226,3 @@ def from_alpaca_eval(preference: float | None) -> float | None:
     if preference is None or not 1 <= preference <= 2:
         return None
     return float(preference) - 1.0
-
-
-class LengthControlled(Record, frozen=True):
-    """Win rate with length taken out, two ways.
-
-    `not_longer` is the plain win rate among pairs in which left is not longer than right. `adjusted` is what a
-    logistic model predicts at equal length: logit P(left wins) = theta + phi * tanh(d / sd(d)), d the length of left
-    minus right in characters, sd with ddof 1 and not centred; `adjusted` is sigma(theta). This is AlpacaEval's
-    `length_controlled_minimal` form. `length_effect` is phi: above zero, the judge favours the longer answer. `longer`
-    is the share of decided pairs in which left is the longer one: near 0 or 1, equal length lies beyond the data and
-    `adjusted` is an extrapolation (alpaca-7b against GPT-4-turbo is longer in 2 % of pairs, and comes out at 20 % where
-    the leaderboard, whose fit is held down by extra rows, has 6 %).
-    """
-
-    not_longer: Interval
-    adjusted: Interval
-    length_effect: float | None
-    longer: float | None = None
-
-    @property
-    def extrapolated(self) -> bool:
-        """Whether fewer than one pair in twenty is on the other side of equal length."""
-        return self.longer is not None and not 0.05 <= self.longer <= 0.95
-
-
-def length_controlled(
-    ps: Sequence[float | None],
-    left_lengths: Sequence[int],
-    right_lengths: Sequence[int],
-    prompts: Sequence[str] | None = None,
-    resamples: int = 1000,
-    seed: int = SEED,
-) -> LengthControlled:
-    """Both length-controlled numbers of one set of pairs; lengths in characters, one per pair."""
-    prompts = prompts if prompts is not None else [str(i) for i in range(len(ps))]
-    d = np.asarray(left_lengths, dtype=np.float64) - np.asarray(right_lengths, dtype=np.float64)
-    short = [p if gap <= 0 else None for p, gap in zip(ps, d, strict=True)]
-    not_longer = mean_interval([v for v in per_prompt(short, prompts).values() if v is not None])
-
-    decided = [i for i, p in enumerate(ps) if p is not None]
-    names = list(dict.fromkeys(prompts[i] for i in decided))
-    if not names:
-        return LengthControlled(not_longer, Interval(0), None)
-    row = {name: at for at, name in enumerate(names)}
-    prompt_N = np.asarray([row[prompts[i]] for i in decided])
-    share_N = 1.0 / np.bincount(prompt_N)[prompt_N]  # a prompt with several pairs weighs as much as one with one
-    y_N = np.asarray([ps[i] for i in decided], dtype=np.float64)
-    sd = float(d.std(ddof=1)) if len(d) > 1 else 0.0
-    x_N = np.tanh(d[decided] / sd) if sd > 0 else np.zeros(len(decided))
-
-    longer = float((d[decided] > 0).mean())
-    theta, phi = fit_logistic(x_N, y_N, share_N[None])[0]
-    n = len(names)
-    mean = float(_sigmoid(theta))
-    if n == 1:
-        return LengthControlled(not_longer, Interval(1, mean, None, mean, mean), float(phi), longer)
-    weights_BN = resampled_weights(n, resamples, seed)[:, prompt_N] * share_N
-    adjusted_B = _sigmoid(fit_logistic(x_N, y_N, weights_BN, start=(theta, phi))[:, 0])
-    low, high = np.quantile(adjusted_B, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    adjusted = Interval(n, mean, float(adjusted_B.std(ddof=1)), float(low), float(high))
-    return LengthControlled(not_longer, adjusted, float(phi), longer)
-
-
-def fit_logistic(
-    x_N: Floats, y_N: Floats, weights_BN: Floats, ridge: float = RIDGE, start: tuple[float, float] = (0.0, 0.0)
-) -> Floats:
-    """[B, 2] (theta, phi) of the weighted fit of logit P(y=1) = theta + phi x, one per row of weights.
-
-    Newton's method on the log-likelihood of soft labels y in 0..1, with a ridge (ridge / 2 * coefficient squared) that
-    keeps a perfectly separated fit finite; it is symmetric, so swapping the sides (x to -x, y to 1-y) negates theta.
-    Steps longer than 1 are shortened to 1: where the curve is flat, Newton's own would overshoot.
-    """
-    coefs_B2 = np.tile(np.asarray(start, dtype=np.float64), (len(weights_BN), 1))
-    square_N = x_N**2
-    for _ in range(_NEWTON_STEPS):
-        p_BN = _sigmoid(coefs_B2[:, :1] + coefs_B2[:, 1:] * x_N)
-        residual_BN = weights_BN * (y_N - p_BN)
-        by_theta, by_phi = residual_BN.sum(1) - ridge * coefs_B2[:, 0], residual_BN @ x_N - ridge * coefs_B2[:, 1]
-        v_BN = weights_BN * p_BN * (1 - p_BN)
-        a, b, c = v_BN.sum(1) + ridge, v_BN @ x_N, v_BN @ square_N + ridge
-        step_B2 = np.stack([c * by_theta - b * by_phi, a * by_phi - b * by_theta], axis=1) / (a * c - b * b)[:, None]
-        length_B = np.abs(step_B2).max(axis=1)
-        coefs_B2 += step_B2 / np.maximum(length_B, 1.0)[:, None]
-        if length_B.max() < 1e-9:
-            break
-    return coefs_B2
-
-
-def _sigmoid(z: Floats) -> Floats:
-    out: Floats = 0.5 * (1.0 + np.tanh(0.5 * np.asarray(z)))
-    return out
