@@ -34,8 +34,9 @@ KEY = "sk-test-0123456789abcdef"
 
 class Loopback:
     """faults: what goes wrong, in turn: a status, (status, headers) or (status, headers, body), "cut" (JSON that breaks
-    off), "short" (fewer bytes than announced), "drop" (the connection is closed), "html" (a page instead of JSON), or a
-    number of seconds to answer late; None is no fault. share: of further requests that get a fault of `mixed`.
+    off), "short" (fewer bytes than announced), "drop" (the connection is closed), "html" (a page instead of JSON),
+    "hang" (nothing, until the client goes), or a number of seconds to answer late; None is no fault. share: of further
+    requests that get a fault of `mixed`.
     """
 
     def __init__(self, faults=(), share=0.0, mixed=(), delay=0.0, say=None, log=None, key=None, ignore_n=False):
@@ -107,6 +108,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(status, said, headers)
         elif fault == "drop":
             self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return None
+        elif fault == "hang":
+            self.connection.recv(1)
             self.close_connection = True
             return None
         elif fault == "html":

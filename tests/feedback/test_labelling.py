@@ -1,0 +1,99 @@
+"""Labels over real HTTP with injected faults: none lost, none asked twice after kill -9, few at a time, memory flat."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.feedback.labelling import CONCURRENCY, labelled, mumbles, say
+from tests.sample.served.loopback import Loopback
+from trueline.sample.served.replies import FILE
+from trueline.store import using
+
+ROOT = Path(__file__).resolve().parents[2]
+FAULTS = (429, 500, "hang", "cut", "html")
+
+
+def started(store: Path, url: str, pairs: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.feedback.labelling", str(store), url, str(pairs)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def resident(process: subprocess.Popen[bytes]) -> float:
+    """Megabytes of memory that a process has in use."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+    return 0.0
+
+
+def kept(store: Path) -> int:
+    """Replies that stand in the store."""
+    with contextlib.closing(sqlite3.connect(store / FILE, timeout=60)) as table:
+        return int(table.execute("SELECT count(*) FROM replies").fetchone()[0])
+
+
+def label(store: Path, server: Loopback, pairs: int, kills: tuple[int, ...]) -> tuple[int, list[tuple[int, float]]]:
+    """Label, killed whenever so many replies were sent; (replies lost in flight, (replies, megabytes) over the last run)."""
+    lost, seen = 0, []
+    for stop in (*kills, None):
+        process, seen = started(store, server.url, pairs), []
+        while process.poll() is None and (stop is None or sum(server.answered.values()) < stop):
+            time.sleep(0.02)
+            seen.append((sum(server.answered.values()), resident(process)))
+        if stop is not None:
+            assert process.poll() is None, "it was done before it could be killed"
+            process.kill()
+        process.wait()
+        while server.in_flight:  # what the server still says to nobody
+            time.sleep(0.02)
+        if stop is not None:
+            lost = sum(server.answered.values()) - kept(store)
+            assert 0 <= lost <= len(kills) * CONCURRENCY
+        else:
+            assert process.returncode == 0
+    return lost, seen
+
+
+def check(tmp_path: Path, pairs: int, kills: tuple[int, ...], flat: float | None = None) -> None:
+    with Loopback(share=0.05, mixed=FAULTS, say=say) as server, using(tmp_path / "store") as store:
+        lost, seen = label(store.root, server, pairs, kills)
+        artifact = labelled(server.url, pairs)
+        judged = list(artifact.read())
+        counts = artifact.record["counts"]
+        assert set(server.injected) == {str(fault) for fault in FAULTS} and server.most_in_flight <= CONCURRENCY
+        silent = {i for i in range(pairs) if mumbles(i) > 3}
+        again = sum(min(mumbles(i), 2) for i in range(pairs))
+        assert len(judged) == pairs and all(len(group.preferences) == 1 for group in judged)
+        for i, group in enumerate(judged):
+            left, right = (len(completion.text) for completion in group.completions)
+            assert group.preferences[0].p == (None if i in silent else float(left > right))
+        # Every question once (those about which it mumbled in other words again), but for what was in flight at a kill.
+        assert len(server.answered) == pairs + again == kept(store.root) == counts["calls"]
+        assert sum(server.answered.values()) == len(server.answered) + lost
+        assert (counts["critic_calls"], counts["compared"], counts["abstained"]) == (pairs, pairs, len(silent))
+        assert counts["asked_again"] == again and counts["longer_wins"] == pairs - len(silent)
+    if flat is not None and any(megabytes for _, megabytes in seen):
+        early = max(megabytes for replies, megabytes in seen if replies < pairs * 0.4)
+        print(f"{early:.1f} MB at 40 %, {max(m for _, m in seen):.1f} MB at most")
+        late = max(megabytes for replies, megabytes in seen)
+        assert late - early < flat, f"{early:.0f} MB at first, {late:.0f} MB in the end"
+
+
+def test_three_hundred_pairs_with_faults_and_a_kill(tmp_path):
+    check(tmp_path, 300, kills=(150,))
+
+
+@pytest.mark.slow
+def test_ten_thousand_pairs_with_faults_and_two_kills(tmp_path):
+    """10,000 verdicts or abstentions; memory may grow by 30 MB over the last six tenths."""
+    check(tmp_path, 10_000, kills=(1_000, 2_000), flat=30)
