@@ -116,6 +116,7 @@ def collate(rows: Sequence[Row], reference: Reference | None = None, probing: Pr
         reference_logps_N=logps,
         reference_trie=trie.build([s for row in rows for s in row.reference]) if rows[0].reference else None,
         ranks=tuple(row.rank for row in rows for _ in row.sequences),
+        given={name: torch.from_numpy(np.concatenate([row.given[name] for row in rows])) for name in rows[0].given},
     )
     if probing is not None:
         probe(batch, rows, probing)
@@ -184,6 +185,7 @@ def to(batch: Batch, device: torch.device | str) -> Batch:
             # Apple's GPUs have no float64.
             value = value.float() if wide and torch.device(device).type == "mps" else value
             setattr(batch, name, value.to(device))
+    batch.given = {name: value.to(device) for name, value in batch.given.items()}
     return batch
 
 

@@ -46,7 +46,11 @@ BUCKET = 1 << 25
 
 @dataclass
 class Loop:
-    """The state of one training; `fit` drives it."""
+    """The state of one training; `fit` drives it.
+
+    So does `online`, which gives it other `rows` as it goes; `steps` says then how many it takes (0: as many as the
+    epochs over `rows` have).
+    """
 
     model: Any
     rows: Sequence[Row]
@@ -58,6 +62,7 @@ class Loop:
     heads: Heads | None
     reference_model: Any = None
     excluded: tuple[int, ...] = ()
+    steps: int = 0
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
@@ -68,8 +73,8 @@ class Loop:
         self.parameters: dict[str, torch.nn.Parameter] = named
         groups = parameter_groups(named.items(), self.settings.decay, self.settings.parameter_groups)
         self.optimizer = built(self.settings.optimizer, groups, self.settings.lr)
-        self.per_epoch = rows.steps_per_epoch(len(self.rows), self.settings.batch_size)
-        self.total = self.per_epoch * self.settings.epochs
+        self.per_epoch = self.steps or rows.steps_per_epoch(len(self.rows), self.settings.batch_size)
+        self.total = self.steps or self.per_epoch * self.settings.epochs
         self.warm = schedules.warmup_steps(self.settings.warmup, self.total)
         self.want = wanted(self.objective, self.heads)
         self.dtype = models.autocast_dtype(self.machine)
@@ -122,7 +127,7 @@ class Loop:
                 "seconds": time.perf_counter() - began,
             }
         )
-        if self.coefficients:
+        if self.coefficients and isinstance(self.objective, Adapting):
             self.adapt(losses)
 
     def adapt(self, losses: Sequence[Mapping[str, Any]]) -> None:
@@ -160,7 +165,9 @@ class Loop:
                 outputs = self.memory.forward(self.model, batch)
             else:
                 outputs = trie.forward(self.model, batch.trie, self.want, against=self.against(batch))
-        if self.heads is not None:
+        if self.heads is not None and "values" in self.objective.needs:
+            batch.values_E = values(self.heads, outputs, batch.trie)
+        elif self.heads is not None:
             batch.rewards_NH, batch.heads = self.heads(outputs, batch.trie), self.heads.names
         if self.heads is not None and batch.probe_at_X is not None:
             assert outputs.scored_hidden_SD is not None and outputs.last_hidden_ND is not None
@@ -226,10 +233,16 @@ def wanted(objective: Objective, heads: Heads | None) -> frozenset[str]:
     """What a forward pass has to give."""
     reads = {
         "logps": {"logps"}, "reference_model": {"kl"}, "entropy": {"entropy"},
-        "labels": {"scored_hidden", "last_hidden"},
+        "labels": {"scored_hidden", "last_hidden"}, "values": {"scored_hidden"},
     }  # fmt: skip
     want = frozenset(what for need in objective.needs for what in reads.get(need, ()))
-    return want | heads.want if heads is not None else want
+    return want | heads.want if heads is not None and "values" not in objective.needs else want
+
+
+def values(heads: Heads, outputs: trie.Outputs, batch: trie.Trie) -> torch.Tensor:
+    """values_E: what the head reads at the states that predict the scored tokens."""
+    assert outputs.scored_hidden_SD is not None
+    return heads.pool(outputs.scored_hidden_SD)[batch.state_E, 0]
 
 
 def divided(sums: torch.Tensor, weights: tuple[float, ...]) -> torch.Tensor:
@@ -339,10 +352,7 @@ def fit(
     batches.check_stripped(data, objective.needs)
     if reference_model is not None and "stripped" not in objective.needs:
         check_vocabulary(model, reference_model, len(excluded))
-    if machine.gradient_checkpointing:
-        # Renamed in transformers 5; the old name goes in 6.
-        recompute = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        recompute({"use_reentrant": False})
+    recompute_where_asked(model, machine)
     accelerator = open_accelerator(model, machine, work)
     loop = Loop(model, data, objective, settings, machine, accelerator, reference, heads, reference_model, excluded)
     start = resume(loop, work) if work is not None else 0
@@ -353,6 +363,14 @@ def fit(
     for tracker in accelerator.trackers:
         tracker.finish()
     return history
+
+
+def recompute_where_asked(model: Any, machine: Machine) -> None:
+    """Gradient checkpointing, where the machine asks for it."""
+    if machine.gradient_checkpointing:
+        # Renamed in transformers 5; the old name goes in 6.
+        recompute = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        recompute({"use_reentrant": False})
 
 
 def check_vocabulary(model: Any, reference: Any, unknown: int) -> None:

@@ -36,7 +36,8 @@ class Row:
     ended: of each sequence, whether its answer's end-of-turn token is scored. earlier: end-of-turn tokens of the
     assistant's earlier turns, where those are trained too. cost: trie tokens of the row by itself, the reference's
     included. labels: what the answer was scored, by attribute. rank: the class that its condition says. reference: the
-    same answers after the bare prompt, where a reference reads those.
+    same answers after the bare prompt, where a reference reads those. given: numbers of its scored tokens, by name,
+    where an objective reads such.
     """
 
     sequences: tuple[trie.Sequence, ...]
@@ -49,6 +50,7 @@ class Row:
     labels: Mapping[str, float] = field(default_factory=dict)
     rank: int = NO_CLASS
     reference: tuple[trie.Sequence, ...] = ()
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
