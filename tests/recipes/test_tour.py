@@ -21,7 +21,9 @@ def test_a_small_tour_ends_in_a_table_and_a_page_and_is_never_made_twice(tmp_pat
         make(report)
         assert {p.name for p in report.path.iterdir()} >= {"report.json", "report.html", "table.txt", "record.json"}
         found = result_of(report)
-        assert [arm.name for arm in found.arms] == ["base", "SFT", "DPO", "DPH", "best of 4"]
+        assert [arm.name for arm in found.arms] == [
+            "base", "SFT", "DPO", "DPH", "best of 4", "Quark", "ALT-RM", "ALT-LMC", "ALT-LMU",
+        ]  # fmt: skip
         assert all(arm.answers.score.n == 12 for arm in found.arms)
         assert found.arm("SFT").kl.mean == 0  # a policy's drift from itself, over 12 prompts
         assert missing(tour(demonstrations=8, prompts=8, samples=2, held_out=12)) == []
@@ -46,5 +48,8 @@ def test_sft_beats_base_and_dpo_beats_sft_by_more_than_chance(tmp_path):
     assert sft.answers.score.high + 0.02 < dpo.answers.score.low
     assert dpo.win.rate.low > 0.55
     assert dpo.answers.cut < 0.02
+    # Two rounds of learning from the same prompts, and as many questions to a judge as the comparisons took.
+    for name in ("Quark", "ALT-RM", "ALT-LMC", "ALT-LMU"):
+        assert found.arm(name).answers.score.low > sft.answers.score.high
     # The best of 4 by a head that saw the same pairs is no worse than one answer, and much better than SFT's.
     assert found.arm("best of 4").answers.score.low > sft.answers.score.high + 0.02

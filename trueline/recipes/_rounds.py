@@ -5,7 +5,7 @@ Used by `quark`, `alt` and the tour; how the rounds are trained stands there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from trueline.conditions.protocol import Condition, asking
@@ -46,24 +46,24 @@ def arm(setup: Setup, name: str, step: Step, answered: Groups, reference: Policy
     return Arm(name, answered, step.policy, own, theirs)
 
 
-def reported(
-    title: str, setup: Setup, methods: Mapping[str, Sequence[Step]], classes: Mapping[str, Sequence[str]]
-) -> Report:
-    """The methods beside their start: the last round's answers, the curve of all rounds, and whether each class comes
-    out as it is asked for; classes: what each method's are called."""
+def course(setup: Setup, name: str, steps: Sequence[Step], fluent: bool = False) -> Rounds:
+    """The answers to the held-out prompts at the start and after each round; with their fluency under the start."""
     started = answers(setup, setup.start, None, "start")
-    courses, controlled, arms = [], [], [Arm("start", started, setup.start)]
-    for name, steps in methods.items():
-        made = [answers(setup, x.policy, x.condition, f"{name}-{i}") for i, x in enumerate(steps, 1)]
-        every = (started, *made)
-        courses.append(Rounds(name, every, tuple(fluency(x, setup.start, setup.chat) for x in every)))
-        last = steps[-1]
-        asked = [
-            answers(setup, last.policy, asking(last.condition, k), f"{name}-class-{k}")
-            for k in range(1, last.condition.classes)
-        ]
-        controlled.append(Controlled(name, (made[-1], *asked), tuple(classes[name])))
-        arms.append(arm(setup, name, last, made[-1], setup.start))
-    measured = qualities(tuple(Written(x.name, x.samples, fluency(x.samples, setup.start, setup.chat)) for x in arms))
-    also = (rounds(tuple(courses)), control(tuple(controlled)), measured)
-    return report(title, tuple(arms), baseline="start", also=also)
+    made = [answers(setup, x.policy, x.condition, f"{name}-{i}") for i, x in enumerate(steps, 1)]
+    every = (started, *made)
+    return Rounds(name, every, tuple(fluency(x, setup.start, setup.chat) for x in every) if fluent else ())
+
+
+def reported(title: str, setup: Setup, name: str, steps: Sequence[Step], classes: Sequence[str]) -> Report:
+    """A method beside its start: the last round's answers, the curve of all rounds, and whether each class comes out as
+    it is asked for; classes: what they are called."""
+    told = course(setup, name, steps, fluent=True)
+    first, last, final = told.samples[0], told.samples[-1], steps[-1]
+    asked = [
+        answers(setup, final.policy, asking(final.condition, k), f"{name}-class-{k}")
+        for k in range(1, final.condition.classes)
+    ]
+    arms = (Arm("start", first, setup.start), arm(setup, name, final, last, setup.start))
+    measured = qualities((Written("start", first, told.fluency[0]), Written(name, last, told.fluency[-1])))
+    also = (rounds((told,)), control((Controlled(name, (last, *asked), tuple(classes)),)), measured)
+    return report(title, arms, baseline="start", also=also)

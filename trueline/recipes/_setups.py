@@ -214,12 +214,13 @@ def named_critic(name: str, method: Method, kind: Kind, option: str, connection:
 
 def small(kind: Kind = "town") -> Preset:
     """What two cores do in minutes: the pool accumulates, quantiles are of the whole pool, everything is trained."""
+    fit: dict[str, Any] = {"epochs": 2, "max_length": 256}
     if kind == "town":
         # A model this small is unsure enough: an entropy bonus costs it facts (docs/quark.md).
-        fit = {"lr": 1e-3, "epochs": 2, "max_length": 256}
+        fit |= {"lr": 1e-3}
         return Preset(3, 0, Sampling(n=2), Sampling(), scope="global", objective=ConditionalLM(entropy=0.0), fit=fit)
     drawn = Sampling(n=4, max_tokens=32, min_tokens=3)
-    fit = {"lr": 5e-4, "epochs": 2, "max_length": 256, "chat": "plain" if kind in CONTINUED else "auto"}
+    fit |= {"lr": 5e-4, "chat": "plain" if kind in CONTINUED else "auto"}
     return Preset(3, 512, drawn, drawn, scope="global", fit=fit)
 
 

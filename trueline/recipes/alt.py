@@ -78,4 +78,4 @@ def alt(
     condition = condition_of(method, task, given.preset.scope)
     name = f"ALT-{method.upper()}"
     names = tuple(f"class {k + 1}" for k in range(condition.classes))
-    return reported("What words bought", given, {name: learn(given, condition, name.lower())}, {name: names})
+    return reported("What words bought", given, name, learn(given, condition, name.lower()), names)

@@ -81,4 +81,4 @@ def quark(
     given = said.setup("quark")
     tokens = QuantileTokens(quantiles, given.preset.scope)
     names = tuple(f"quantile {k + 1}" for k in range(quantiles))
-    return reported("What reward quantiles bought", given, {"Quark": learn(given, tokens, "quark")}, {"Quark": names})
+    return reported("What reward quantiles bought", given, "Quark", learn(given, tokens, "quark"), names)

@@ -6,13 +6,23 @@ grade them exactly. Exchange the parts and the same pipeline runs on yours (`rec
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
+from trueline.conditions.critiques import Critiques
+from trueline.conditions.labels import Labels
+from trueline.conditions.phrases import QuantilePhrases
+from trueline.conditions.protocol import Condition
+from trueline.conditions.tokens import QuantileTokens
 from trueline.evaluate.best import best
 from trueline.evaluate.duel import duel
 from trueline.evaluate.report import Arm, report
+from trueline.evaluate.rounds import rounds
 from trueline.heads import Head
+from trueline.recipes._rounds import arm, course
+from trueline.recipes._setups import GRADES, Method, small, town
 from trueline.recipes._town import Materials
+from trueline.recipes.quark import learn
 from trueline.sample.draw import draw
 from trueline.sample.hf import HF
 from trueline.sample.protocol import Sampling
@@ -21,6 +31,14 @@ from trueline.train.objectives.dph import DPH
 from trueline.train.objectives.dpo import DPO
 from trueline.train.objectives.sum import Sum
 from trueline.train.views import Pairs
+
+ASKED: tuple[tuple[str, Method, Condition], ...] = (
+    ("Quark", "quark", QuantileTokens(scope="global")),
+    ("ALT-RM", "rm", QuantilePhrases(scope="global")),
+    ("ALT-LMC", "lmc", Labels(GRADES, ". ")),
+    ("ALT-LMU", "lmu", Critiques()),
+)
+"""Methods that learn every answer behind what was said of it, and ask for the best."""
 
 
 def tour(
@@ -52,6 +70,8 @@ def tour(
     """
     of = Materials(base, demonstrations, prompts, samples, held_out, noise, position_bias, seed)
     pairs = Pairs(of.compared, ties="drop")
+    # As many questions as the comparisons take: (samples - 1) pairs, each in two orders, per prompt.
+    budget = replace(small(), rounds=2, sampling=Sampling(n=samples - 1))
 
     dpo = of.fit(of.sft, pairs, DPO(beta=beta, sft=0.05), lr=2e-4, label="dpo")
     objective = Sum(DPO(beta=beta, sft=0.05), DPH(loss="contrastive"))
@@ -60,13 +80,18 @@ def tour(
     kept = best(candidates, f"{both.name}/", n)
 
     taught = of.arm("SFT", of.sft)
+    asked = {name: (town(of, method, budget), condition) for name, method, condition in ASKED}
+    learned = {name: learn(setup, condition, name.lower()) for name, (setup, condition) in asked.items()}
+    courses = {name: course(asked[name][0], name, steps) for name, steps in learned.items()}
     others = (
         of.arm("base", of.start),
         of.arm("DPO", dpo),
         of.arm("DPH", both),
         Arm(f"best of {n}", of.graded(kept, "best"), both),
+        *(arm(asked[name][0], name, steps[-1], courses[name].samples[-1], of.sft) for name, steps in learned.items()),
     )
     duels = tuple(
-        duel(arm.samples, taught.samples, of.impartial, label=f"{arm.samples.label}-vs-SFT") for arm in others
+        duel(other.samples, taught.samples, of.impartial, label=f"{other.samples.label}-vs-SFT") for other in others
     )
-    return report("What feedback bought in the town", (others[0], taught, *others[1:]), duels, baseline="SFT")
+    title, also = "What feedback bought in the town", (rounds(tuple(courses.values())),)
+    return report(title, (others[0], taught, *others[1:]), duels, baseline="SFT", also=also)
