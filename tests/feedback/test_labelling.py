@@ -43,7 +43,7 @@ def kept(store: Path) -> int:
 
 
 def label(store: Path, server: Loopback, pairs: int, kills: tuple[int, ...]) -> tuple[int, list[tuple[int, float]]]:
-    """Label, killed whenever so many replies were sent; (replies lost in flight, (replies, megabytes) over the last run)."""
+    """Label, killed whenever so many replies were sent; (replies lost in flight, (replies, MB) over the last run)."""
     lost, seen = 0, []
     for stop in (*kills, None):
         process, seen = started(store, server.url, pairs), []
