@@ -1,12 +1,13 @@
 """Rows of the user's files, each with where it stands, and the strict reading of their fields.
 
-JSON lines, a JSON array of objects, or plain text (one row per line). What a field is missing or wrong in is said with
-file, line, what was found and what was wanted; nothing is guessed.
+JSON lines, a JSON array of objects, one JSON object of lists (an entry per row), or plain text (one row per line). What
+a field is missing or wrong in is said with file, line, what was found and what was wanted; nothing is guessed.
 """
 
 from __future__ import annotations
 
 import codecs
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -132,6 +133,54 @@ def list_rows(path: Path) -> Iterator[Row]:
         yield as_row(f"{path} item {number}", value)
 
 
+def is_mapping(path: Path) -> bool:
+    """Whether a file holds one JSON object of lists of texts: instructions and their completions, say.
+
+    Such an object over several lines is told by its first line, which is no JSON by itself; on a single line, by what
+    it holds.
+    """
+    if is_list(path):
+        return False
+    try:
+        with open(path, "rb") as stream:
+            given = (line.removeprefix(codecs.BOM_UTF8).strip() for line in stream)
+            line = next((line for line in given if line), b"")
+            alone = next((line for line in given if line), None) is None
+    except OSError:
+        return False
+    if not line.startswith(b"{"):
+        return False
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return line == b"{"  # a broken row of JSON lines has its first field on the line
+    return alone and isinstance(value, dict) and bool(value) and all(_texts(said) for said in value.values())
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def mapping_rows(path: Path, fields: tuple[str, str], first: int = 0) -> Iterator[Row]:
+    """The entries of such an object as rows of two fields, in order, a key that stands twice as two; `first` many, all
+    with 0.
+
+    Raises `UserError` for an entry that is no list of texts.
+    """
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    decode(path, data)  # says where it is malformed
+    entries: list[tuple[str, Any]] = json.loads(data, object_pairs_hook=list)
+    if not entries:
+        raise UserError(str(path), "it has no entries", "at least one")
+    for number, (key, value) in enumerate(entries[: first or None], 1):
+        where = f"{path} entry {number}"
+        if not _texts(value):
+            raise UserError(
+                where, f'"{key[:40]}" has {kind(value)}', "a list of texts, at least one", "Mend the entry."
+            )
+        yield Row(where, {fields[0]: key, fields[1]: value})
+
+
 def decode(path: Path, data: bytes, number: int = 1) -> Any:
     """JSON, from line `number` of a file on. Raises `UserError` with the line and column of what is malformed."""
     try:
@@ -175,5 +224,7 @@ def count_rows(file: File, lines: bool = False) -> int:
     path = Path(file)
     if not lines and is_list(path):
         return sum(1 for _ in list_rows(path))
+    if not lines and is_mapping(path):
+        return sum(1 for _ in mapping_rows(path, ("", "")))
     with open(path, "rb") as stream:
         return sum(1 for line in stream if line.strip())

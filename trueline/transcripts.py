@@ -8,6 +8,7 @@ files have them) become one turn, separated by a blank line, as many chat templa
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from trueline.files import Row, Unusable
 from trueline.records import Message
@@ -49,12 +50,18 @@ def messages(transcript: str) -> tuple[Message, ...]:
     ['Hi', 'Hello.', 'One\\n\\nTwo']
     """
     parts = TURN.split(transcript)
+    said = zip(parts[1::2], parts[2::2], strict=True)
+    out = joined(Message("user" if who == "Human" else "assistant", text.strip()) for who, text in said)
+    if not out or out[-1].role != "user":
+        raise Unusable("", "the context does not end with the human's turn", "Human: before the last Assistant:")
+    return out
+
+
+def joined(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """The messages, two of one role in a row as one, a blank line between them."""
     out: list[Message] = []
-    for who, text in zip(parts[1::2], parts[2::2], strict=True):
-        message = Message("user" if who == "Human" else "assistant", text.strip())
+    for message in messages:
         if out and out[-1].role == message.role:
             message = Message(message.role, f"{out.pop().content}\n\n{message.content}".strip())
         out.append(message)
-    if not out or out[-1].role != "user":
-        raise Unusable("", "the context does not end with the human's turn", "Human: before the last Assistant:")
     return tuple(out)

@@ -15,7 +15,7 @@ ROW = {"instruction": "Who?", "output_1": "Ada.", "output_2": "Ben.", "generator
 def test_a_preference_is_the_probability_of_output_1(tmp_path):
     """1 -> 1, 1.25 -> 0.75, 1.5 and the old 0 -> a tie, 2 -> 0, null and the cache's -1 -> an abstention."""
     given = [1, 1.25, 1.5, 0, 2.0, None, -1, 1.0000001827]
-    handle = preferences(lines(tmp_path, *(ROW | {"preference": p} for p in given)))
+    handle = preferences(lines(tmp_path, *(ROW | {"preference": p} for p in given)), undecided="keep")
     groups = made(tmp_path, handle)
     p = [group.preferences[0].p for group in groups]
     assert p[:7] == [1.0, 0.75, 0.5, 0.5, 0.0, None, None]
@@ -35,7 +35,7 @@ def test_names_and_annotators(tmp_path):
 def test_equal_outputs_are_a_tie_and_not_an_error(tmp_path):
     """Two systems that say the same are a tie by definition; that one of them is better would be an error."""
     same = ROW | {"output_2": "Ada."}
-    (group,) = made(tmp_path, preferences(lines(tmp_path, same | {"preference": 1.5})))
+    (group,) = made(tmp_path, preferences(lines(tmp_path, same | {"preference": 1.5}), undecided="keep"))
     assert group.preferences[0].p == 0.5
     with pytest.raises(UserError, match='"output_1" and "output_2" hold the same answer'):
         made(tmp_path, preferences(lines(tmp_path, same | {"preference": 1})))
@@ -70,6 +70,7 @@ def test_the_published_annotations(tmp_path, shared_data):
     handle = preferences(
         File(folder / "gpt4turbo_weighted_prefs_6_systems.jsonl"),
         reference=File(folder / "reference_gpt4_1106_preview.jsonl"),
+        undecided="keep",
     )
     groups = made(tmp_path, handle)
     assert len(groups) == 4826 and "dropped" not in record(tmp_path, handle)["counts"]

@@ -13,7 +13,7 @@ from trueline.errors import UserError
 from trueline.files import rows
 from trueline.prompts.check import check, shown, tokens
 from trueline.prompts.findings import Examiner, quantile
-from trueline.prompts.preferences import reader
+from trueline.prompts.preferences import Reading, reader
 from trueline.records import Message
 
 
@@ -40,13 +40,13 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
 
 
-def examined(file, max_length=256, tokenizer=None):
+def examined(file, max_length=256, tokenizer=None, undecided="drop"):
     """Findings over a file with a small ChatML tokenizer."""
     tokenizer = tokenizer or chats.byte_level()
     prepare(tokenizer)
     aside = []
     examiner = Examiner(Renderer(tokenizer), max_length, lambda reason, row: aside.append((reason, row.where)))
-    list(examiner.groups(rows(file), reader(file)))
+    list(examiner.groups(rows(file), reader(file, reading=Reading(undecided))))
     return examiner.findings, aside
 
 
@@ -112,7 +112,7 @@ def test_copies_and_contradictions(tmp_path):
     assert (found.same_prompt, found.same_pair, found.contradicted) == (3, 1, 1)
     soft = {"instruction": "Who?", "output_1": "Ada.", "output_2": "Ben."}
     given = [soft | {"preference": p} for p in (1.2, 1.8, 1.5, None)]
-    found, _ = examined(lines(tmp_path, *given))
+    found, _ = examined(lines(tmp_path, *given), undecided="keep")
     assert (found.same_pair, found.contradicted, found.ties, found.abstained) == (3, 1, 1, 1)
 
 

@@ -66,7 +66,7 @@ def test_prompts_in_every_format(tmp_path):
     handle = prompts_file(lines(tmp_path, *rows))
     prompts = made(tmp_path, handle)
     assert all(said(prompt) == [("user", "Who?")] for prompt in prompts)
-    assert [prompt.reference for prompt in prompts] == [None, None, None, None, "Ada."]
+    assert [prompt.reference for prompt in prompts] == [None, None, None, "Ada.", "Ada."]
     assert prompts[4].id == "3"
     assert record(tmp_path, handle)["counts"] == {"prompts": 5} == handle.count
     with_input = {"instruction": "Sort.", "input": "b a"}

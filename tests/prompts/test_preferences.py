@@ -78,7 +78,7 @@ def test_the_rows_in_the_documentation_are_read_as_it_says(tmp_path):
     assert {name for name, _ in examples} == set(get_args(LayoutName)) - {"auto"}
     for name, row in examples:
         file = lines(tmp_path, row, name=f"{name}.jsonl")
-        assert reader(file).layout == name
+        assert reader(file).layout.name == name
         (group,) = made(tmp_path, preferences(file))
         assert "Who bakes the bread?" in group.prompt.text
         assert [text.strip() for text in answers(group)] == ["Ada does.", "Go away."]

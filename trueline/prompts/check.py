@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from trueline.errors import UserError
 from trueline.files import Row, count_rows, rows
 from trueline.progress import Meter, screen
-from trueline.prompts.findings import Examiner, Findings, as_aside, mean, quantile
-from trueline.prompts.preferences import LayoutName, reader
+from trueline.prompts.findings import Examiner, Findings, as_aside, better_first, mean, quantile
+from trueline.prompts.preferences import LayoutName, Reading, Undecided, reader
 from trueline.records import Group, Message, encode
 from trueline.store import File
 
@@ -39,6 +39,7 @@ def check(
     chat: Literal["auto", "template", "chatml", "plain"] = "auto",
     layout: LayoutName = "auto",
     reference: Path | None = None,
+    undecided: Undecided = "drop",
     max_length: int = 1024,
     first: int = 0,
     examples: int = 2,
@@ -54,11 +55,13 @@ def check(
     Exits with 1 where a share is exceeded, or an answer does not end with exactly one end-of-turn token.
 
     Args:
-        prefs: a preference file: TRL's format, HH-RLHF transcripts or AlpacaEval annotations.
+        prefs: a preference file: TRL's format, HH-RLHF transcripts, AlpacaEval annotations, UltraFeedback's pairs, SHP
+            or Stack Exchange.
         base: a Hugging Face model folder (its tokenizer is enough), or a hub id.
         chat: how a conversation becomes tokens: auto, template, chatml or plain.
         layout: the rows' format; auto recognises it by the first row.
         reference: the reference system's outputs, for AlpacaEval rows without output_1.
+        undecided: what becomes of ties and abstentions, as for preferences.
         max_length: tokens of prompt and answer together.
         first: look at that many rows only; 0: all.
         examples: pairs to show as tokens.
@@ -75,7 +78,7 @@ def check(
     renderer, own = open_renderer(base, chat)
     limit = min(max_length, own) if own else max_length
     aside = aside or Path(f"{prefs.stem}.check.jsonl")
-    read = reader(File(prefs), layout, File(reference) if reference else None)
+    read = reader(File(prefs), layout, File(reference) if reference else None, Reading(undecided))
     examiner = Examiner(renderer, limit, Asides(aside))
     total = count_rows(File(prefs))
     with screen().meter(min(total, first) if first else total, f"checking {prefs.name}") as meter:
@@ -85,7 +88,7 @@ def check(
         console.print(example(group, renderer, limit))
     console.print(legend())
     found = examiner.findings
-    about = f"{prefs} ({read.about}) for {base} (chat: {renderer.style}, at most {limit} tokens)"
+    about = f"{prefs} ({read.layout.about}) for {base} (chat: {renderer.style}, at most {limit} tokens)"
     if limit < max_length:
         about += f"; the model reads no more than {own}, so --max-length {max_length} is lowered"
     console.print(about, soft_wrap=True, markup=False)
@@ -180,7 +183,7 @@ def example(group: Group, renderer: Renderer, max_length: int) -> RenderableType
     from rich.text import Text
 
     out: list[RenderableType] = [Text(f"prompt {group.prompt.id}", style="bold")]
-    for name, completion in zip(("chosen", "rejected"), group.completions, strict=False):
+    for name, completion in zip(("chosen", "rejected"), better_first(group, group.completions), strict=True):
         rendered = renderer.conversation([*group.prompt.messages, Message("assistant", completion.text)])
         prompt = len(renderer.prompt_ids(group.prompt.messages))
         out.append(Text(f"{name}: {prompt} + {sum(rendered.trained[prompt:])} tokens", style="bold"))

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from trueline.errors import UserError
 from trueline.files import Row, Unusable
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from trueline.chat import Renderer
 
 COMPARED = 2000
+T = TypeVar("T")
 
 
 @dataclass
@@ -89,16 +92,17 @@ class Examiner:
     _pairs: dict[str, float | None] = field(default_factory=dict, repr=False)
 
     def groups(self, rows: Iterable[Row], read: Callable[[Row], Group]) -> Iterator[Group]:
-        """The groups of the rows that can be trained on."""
+        """The pairs of the rows that can be trained on, each a group of two answers."""
         for row in rows:
             self.findings.rows += 1
             try:
-                group = read(row)
-                self.look(group, row)
+                pairs = list(pairs_of(read(row)))
+                for pair in pairs:
+                    self.look(pair, row)
             except Unusable as problem:
                 self.drop(problem.got, row)
                 continue
-            yield group
+            yield from pairs
 
     def drop(self, reason: str, row: Row) -> None:
         self.findings.dropped[reason] += 1
@@ -114,7 +118,8 @@ class Examiner:
             raise Unusable("", f"{error.where}: {error.got}", error.wanted) from None
         if len(prompt) + 2 > self.max_length:
             raise Unusable("", "the prompt alone fills --max-length", "a shorter prompt")
-        answers = [renderer.answer_ids(completion.text) for completion in group.completions]
+        texts = [completion.text for completion in better_first(group, group.completions)]
+        answers = [renderer.answer_ids(text) for text in texts]
         found.pairs += 1
         found.prompt_tokens.append(len(prompt))
         found.chosen_tokens.append(len(answers[0]))
@@ -184,6 +189,19 @@ class Examiner:
         found.unprefixed += any(renderer.template_ids(c)[: len(asked)] != asked for c in conversations)
         found.differs += difference is not None
         found.difference = found.difference or (difference or "")
+
+
+def pairs_of(group: Group) -> Iterator[Group]:
+    """Each preference of a group with its two answers."""
+    for preference in group.preferences:
+        two = tuple(group.completions[at] for at in (preference.left, preference.right))
+        yield Group(group.prompt, two, preferences=(msgspec.structs.replace(preference, left=0, right=1),))
+
+
+def better_first(group: Group, two: Sequence[T]) -> Sequence[T]:
+    """What belongs to the two answers of a pair, that of the better one first."""
+    p = group.preferences[0].p
+    return two[::-1] if p is not None and p < 0.5 else two
 
 
 def flipped(p: float | None) -> float | None:
