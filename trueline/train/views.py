@@ -192,8 +192,8 @@ class Demonstrations:
 class AsAsked:
     """Every answer behind the condition that it was sampled under: what its author's log-probs are of.
 
-    An example's key is that of the answer to the bare prompt, so that a reference's log-probs of `Demonstrations(groups,
-    All())` meet them.
+    An example's key is that of the answer to the bare prompt, so that a reference's log-probs of
+    `Demonstrations(groups, All())` meet them.
     """
 
     groups: Groups

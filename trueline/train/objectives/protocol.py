@@ -37,9 +37,9 @@ class Batch:
     rewards_NH: what the heads, named `heads`, read at each sequence's last token, filled in after the forward pass
     where the objective needs "reward"; rewards_N is the first head's column. ranks: the class that each sequence's
     condition says, -1 for none. reference_trie: the same answers after the bare prompts, where the objective needs
-    "stripped". coefficients: those of an objective that are `Adapting`, by name, as they are at this step. given: numbers
-    of each scored token, [E] by name, where rows carry such ("rollout"). values_E: what the head reads at the state that
-    predicts each scored token, where the objective needs "values".
+    "stripped". coefficients: those of an objective that are `Adapting`, by name, as they are at this step. given:
+    numbers of each scored token, [E] by name, where rows carry such ("rollout"). values_E: what the head reads at the
+    state that predicts each scored token, where the objective needs "values".
 
     Where the objective needs "labels": labels_NH is what each sequence was scored for the attribute of each head's name
     (NaN: by nobody), probe_rewards_XH what the heads read at tokens of answers, probe_seq_X of which sequence, and
@@ -116,9 +116,10 @@ class Objective(Protocol):
     two answers), "reference_model" (the reference policy itself, beside the policy: `outputs.kl_E`), "stripped" (it
     reads the prompts without their conditions, and may know fewer tokens), "reverse" (the divergence is KL(policy ||
     reference)), "entropy" (`outputs.entropy_E`), "labels" (scores of attributes, and heads read at `probes` tokens of
-    each answer), "rollout" (answers of its own, scored: `online`), "values" (a head read before every token). `weight` is what the summed loss is divided by (pairs, sequences, tokens); it depends on the batch
-    alone. A tuple of weights divides a vector of sums, one by one; a sum whose weight is 0 over the whole step has
-    nothing in it and counts nothing.
+    each answer), "rollout" (answers of its own, scored: `online`), "values" (a head read before every token). `weight`
+    is what the summed loss is divided by (pairs, sequences, tokens); it depends on the batch alone. A tuple of weights
+    divides a vector of sums, one by one; a sum whose weight is 0 over the whole step has nothing in it and counts
+    nothing.
     """
 
     @property
