@@ -1,4 +1,5 @@
-"""Training side by side with TRL: one optimiser step of DPO, SFT and a reward model, the peer at its best CPU setting.
+"""Training side by side with TRL: one optimiser step of DPO, SFT and a reward model, the peer at its best CPU setting;
+and a step of Quark and ALT, many answers to one prompt, side by side with the padded step that they take.
 
 Both sides run their real loop (`trueline.train.fit.fit`, `Trainer.train`) over the same random tokens from the same
 weights, in float32, with the reference's log-probs cached on both, the same AdamW, clipping and learning rate. The loss
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import harness
+from benchmarks import conditional, harness
 from benchmarks.peer_trl import END, Peer, Setting, quiet
 from trueline import trie
 from trueline.heads import Head
@@ -307,9 +308,33 @@ def run(plan: Plan, options: harness.Options) -> harness.Result:
     )
 
 
+def run_conditional(samples: conditional.Samples, options: harness.Options) -> harness.Result:
+    """The same of a step over many answers to one prompt: a backward pass counts twice a forward pass, the reference
+    has none."""
+    ours = conditional.Ours(samples)
+    chosen = {setting.name: setting for setting in conditional.SETTINGS}
+    peers = {name: conditional.Padded(samples, setting) for name, setting in chosen.items()}
+    result = harness.race(samples.case, ours, peers, repeats=options.repeats)
+    apart = max(difference(f"{samples.case}, {n}", ours.losses, p.losses) for n, p in peers.items())
+    mine, theirs = conditional.our_work(samples, Work), conditional.peer_work(samples, chosen[result.peer], Work)
+    cost = [3 * policy.multiply_adds(samples.size) + ref.multiply_adds(samples.size) for policy, ref in (theirs, mine)]
+    told = [f"{theirs[k].tokens} / {mine[k].tokens} {n}" for k, n in enumerate(("policy", "reference"))]
+    return replace(
+        result,
+        bound=cost[0] / cost[1],
+        unit=f"step of {samples.n} answers",
+        note="; ".join(filter(None, [f"tokens {', '.join(told)}; losses within {apart:.0e}", result.note])),
+    )
+
+
 def bench(options: harness.Options) -> Iterator[harness.Result]:
     """Every case, one after the other."""
     quiet()
+    # One padded step of it takes longer than all that `--quick` may.
+    for size in () if options.quick else (SMALL, LARGE) if options.full else (SMALL,):
+        samples = conditional.Samples(size)
+        if options.wants(samples.case):
+            yield run_conditional(samples, options)
     for size in (SMALL, LARGE) if options.full else (SMALL,):
         for objective in ("DPO", "RM", "SFT") if size is SMALL else ("DPO",):
             for lengths in LENGTHS[1:2] if options.quick else LENGTHS:

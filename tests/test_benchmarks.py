@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import harness, train
+from benchmarks import conditional, harness, train
 from benchmarks.harness import Options, Result, race, ratios
 
 
@@ -104,6 +104,32 @@ def test_the_arithmetic_of_a_step_is_what_counting_by_hand_gives(monkeypatch: py
     layers = 6 * 4 * 256**2 * 26 + 3 * 256 * 704 * (5 * 26 + 5)
     expected = layers + 2 * 256 * (5 * 343 + 107) + 256 * 8192 * 5
     assert train.our_work(plan).multiply_adds(train.SMALL) == expected
+
+
+def test_the_arithmetic_of_a_conditional_step_is_what_counting_by_hand_gives():
+    """Four answers of 3 tokens to a prompt of 20, behind two conditions of 2.
+
+    Ours: 2 * 22 + 4 * 3 tokens, 20 + 4 * 3 for the reference; read are the states before an answer and its tokens but
+    the last: 2 + 4 * 2 of the policy, 1 + 4 * 2 of the reference, which the head meets once for each of the policy's.
+    The peer in twos: rows of 25 and 23.
+    """
+    samples = conditional.Samples(train.SMALL, 4, 2, 2, (20, 20), (3, 3))
+    ours, beside = conditional.our_work(samples, train.Work)
+    assert (ours.tokens, ours.last, ours.head) == (56, 10, 10)
+    assert (beside.tokens, beside.last, beside.head) == (32, 9, 10)
+    assert ours.attended == 2 * 22 * 23 // 2 + 4 * (23 + 24 + 25)
+    padded, bare = conditional.peer_work(samples, conditional.Padding(2, True), train.Work)
+    assert padded == train.Work(100, 100, 4 * 25 * 26 // 2, 4 * 25 * 26 // 2, 16)
+    assert (bare.tokens, bare.head) == (92, 16)
+    assert conditional.peer_work(samples, conditional.Padding(2, False), train.Work)[1].head == 92
+
+
+def test_a_conditional_race_compares_one_and_the_same_loss(monkeypatch: pytest.MonkeyPatch):
+    size = train.Size("toy", 64, 2, 256)
+    monkeypatch.setattr(conditional, "SETTINGS", (conditional.Padding(3, True), conditional.Padding(2, False)))
+    small = conditional.Samples(size, 6, 2, 2, (20, 24), (3, 6))
+    result = train.run_conditional(small, Options(repeats=2))
+    assert result.ratio > 0 and result.bound > 1.5 and "losses within" in result.note
 
 
 def test_the_arithmetic_of_scoring_is_what_counting_by_hand_gives(monkeypatch: pytest.MonkeyPatch):
