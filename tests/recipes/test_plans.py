@@ -16,6 +16,7 @@ from trueline.recipes.align import align
 from trueline.recipes.alt import alt
 from trueline.recipes.bandit import bandit
 from trueline.recipes.dph import dph
+from trueline.recipes.leaderboard import leaderboard
 from trueline.recipes.pretrain import pretrain
 from trueline.recipes.quark import quark
 from trueline.recipes.rank import rank
@@ -25,6 +26,10 @@ from trueline.world import MODELS
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 ROW = '{"prompt": "Who bakes?", "chosen": "Ada.", "rejected": "Go away."}\n'
+ANNOTATION = (
+    '{"instruction": "Who bakes?", "output_1": "Ada.", "output_2": "Ben.", "generator_1": "a", "generator_2": "b", '
+    '"preference": 1}\n'
+)
 
 
 def plan_of(root) -> str:
@@ -33,10 +38,12 @@ def plan_of(root) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("recipe", ["tour", "pretrain", "align", "rank", "dph", "quark", "alt", "bandit"])
+@pytest.mark.parametrize("recipe", ["tour", "pretrain", "align", "rank", "dph", "quark", "alt", "bandit", "leaderboard"])
 def test_a_recipe_plans_what_it_planned(recipe, tmp_path):
     prefs = tmp_path / "prefs.jsonl"
     prefs.write_text(ROW)
+    annotations = tmp_path / "annotations.json"
+    annotations.write_text(ANNOTATION)
     recipes = {
         "tour": tour,
         "dph": dph,
@@ -45,6 +52,7 @@ def test_a_recipe_plans_what_it_planned(recipe, tmp_path):
         "bandit": bandit,
         "pretrain": pretrain,
         "align": lambda: align(base=str(MODELS / "tiny"), prefs=prefs, eval_prefs=prefs),
+        "leaderboard": lambda: leaderboard(annotations=(annotations,), slope=1.6),
         "rank": lambda: rank(policy=str(MODELS / "tiny"), prompts=prefs, by="logprob"),
     }
     with using(Store(tmp_path / "store")):

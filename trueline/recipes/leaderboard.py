@@ -39,6 +39,6 @@ def leaderboard(
     """
     outputs = File(reference) if reference else None
     tables = [File(path) if path else None for path in (gamed, difficulty, reference if gamed or difficulty else None)]
-    files = tuple(annotated(File(path), outputs, label=path.stem) for path in annotations)
+    files = tuple(annotated(File(path), outputs) for path in annotations)
     given = (baseline, slope, slope_sd, *tables, File(published) if published else None)
     return ranked(files, (), *given)
