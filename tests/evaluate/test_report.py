@@ -230,3 +230,40 @@ def test_reports_that_cannot_be_made_are_refused_by_the_plan(tmp_path):
         make(report("t", arms, score="gold"), store=tmp_path)
     with pytest.raises(UserError, match="a handle on Groups"):
         Arm("A", pretend(), a)
+
+
+def test_arms_that_met_one_baseline_are_paired_by_prompt(tour):
+    """base and DPO both met SFT on the same 90 prompts: their difference is the mean over prompts, not of two bars."""
+    result = result_of(tour)
+    (pair,) = result.paired
+    assert (pair.first, pair.second, pair.win.n) == ("base", "DPO", 90)
+    rates = [result.arm(name).win.rate.mean for name in ("base", "DPO")]
+    assert pair.win.mean == pytest.approx(rates[0] - rates[1])
+    assert pair.win.excludes_zero and pair.sign < 0.01
+    assert pair.ahead + pair.behind <= 90
+    text = (tour.path / "table.txt").read_text()
+    assert "Arm against arm" in text and "base − DPO" in text
+    assert "Arm against arm" in (tour.path / "report.html").read_text()
+
+
+def test_with_two_others_the_difficulty_of_the_prompts_is_known(tmp_path):
+    """Three arms against one: each arm's equal-length rate has the two others for others; of two arms none has any.
+
+    Without scores the best arm's rivals are those whose paired win rate cannot be told from its own.
+    """
+    asked, policy = questions(40), pretend()
+    sides = {
+        name: written(policy, asked, q, label=name) for name, q in (("z", 0.5), ("a", 0.8), ("b", 0.79), ("c", 0.3))
+    }
+    duels = {name: duel(sides[name], sides["z"], Compare(Reader())) for name in "abc"}
+    arms = {name: Arm(name, side) for name, side in sides.items()}
+    three = report("three", tuple(arms.values()), tuple(duels.values()))
+    two = report("two", (arms["z"], arms["a"], arms["b"]), (duels["a"], duels["b"]))
+    make(three, two, store=tmp_path)
+    with using(tmp_path):
+        result = result_of(three)
+        assert [result.arm(name).length.others for name in "abc"] == [2, 2, 2]
+        assert [result_of(two).arm(name).length.others for name in "ab"] == [0, 0]
+        assert len(result.paired) == 3
+        best = "a" if result.arm("a").win.rate.mean > result.arm("b").win.rate.mean else "b"
+        assert result.close == ("b" if best == "a" else "a",)
