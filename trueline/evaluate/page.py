@@ -30,7 +30,8 @@ Curves = dict[str, list[tuple[float, float]]]
 # What a training log holds beside metrics: how the loop went, not what was learned.
 BOOKKEEPING = {"step", "epoch", "lr", "grad_norm", "examples", "tokens", "trie_tokens", "sharing", "seconds"}
 TITLES = {"loss": "Loss", "accuracy": "Preferred scored higher", "margin": "Margin of the chosen"}
-MOST_CURVES = 6
+MOST_CURVES = 4
+FEW = 4  # trainings whose curves stand open; more are folded
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def render(result: Result, material: Material, below: Sequence[Section] = ()) ->
         columns=head,
         rows=rows,
         charts=figures(result, material),
+        few=FEW,
         curves=[{"id": t.id, "name": t.label, "charts": training_charts(t)} for t in material.trained],
         sections=below,
         samples=material.samples,
@@ -266,7 +268,7 @@ def training_charts(trained: Trained) -> list[Markup]:
     charted: dict[str, list[tuple[str, bool]]] = {}
     for name in sorted(trained.curves, key=_curve_order):
         prefix, _, last = name.rpartition("/")
-        if name in BOOKKEEPING:
+        if name in BOOKKEEPING or last.startswith("class "):  # a class's share says little by itself
             continue
         if last in ("chosen", "rejected"):
             title = f"Chosen, rejected dashed{'' if prefix in ('', 'rewards') else ', ' + prefix}"
