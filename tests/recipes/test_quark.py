@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -76,7 +79,8 @@ def test_a_model_and_prompts_of_ones_own(tmp_path):
         report = quark(task="file", base=str(MODELS / "tiny"), prompts=prompts, critic="sentiment", **SMALL)
         make(report)
         held_out, asked = (
-            {p.id for x in upstream(report) if x.label == label for p in x.read()} for label in ("held-out", "remaining")
+            {p.id for x in upstream(report) if x.label == label for p in x.read()}
+            for label in ("held-out", "remaining")
         )
     assert len(held_out) == 8 and len(asked) == 16 and not held_out & asked
 
@@ -98,5 +102,37 @@ def test_options_that_do_not_go_together_are_refused(options, said, tmp_path):
 def test_a_method_that_asks_an_engine_wants_one(tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "Who bakes?"}\n')
-    with using(Store(tmp_path / "store")), pytest.raises(UserError, match="--critic: got 'profanity'; an engine to ask"):
+    with (
+        using(Store(tmp_path / "store")),
+        pytest.raises(UserError, match="--critic: got 'profanity'; an engine to ask"),
+    ):
         alt(method="lmu", task="file", prompts=prompts, critic="profanity")
+
+
+def run(store, until: str = "") -> str:
+    """`trueline make quark`, small, in a process of its own; killed with -9 when it begins to make `until`."""
+    words = [sys.executable, "-m", "trueline.cli", "make", "quark", "--held-out", "8", "--rounds", "2",
+             "--per-round", "8", "--samples", "4"]  # fmt: skip
+    environment = {**os.environ, "TRUELINE_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    said = []
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, cwd=store.parent) as process:
+        for line in process.stderr:
+            said.append(line)
+            if until and line.startswith(f"make  {until}"):
+                process.kill()
+    return "".join(said)
+
+
+@pytest.mark.slow
+def test_rounds_that_were_killed_end_as_if_they_had_not_been(tmp_path):
+    """Killed while it samples, judges and trains the second round, and run again: the same answers and weights."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for store in (whole, broken):
+        store.mkdir()
+    run(whole)
+    for until in ("quark-1", "judged", "quark-2"):
+        run(broken, until)
+    run(broken)
+    for pattern in ("policy/quark-2-*/model.safetensors", "groups/judged-*/groups.jsonl", "report/rounds-*/table.txt"):
+        files = [{p.parent.name: p.read_bytes() for p in store.glob(pattern)} for store in (whole, broken)]
+        assert files[0] and files[0] == files[1], pattern
