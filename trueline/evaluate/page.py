@@ -332,6 +332,7 @@ def notes(result: Result, material: Material) -> dict[str, str]:
         "name and digits shown, and beside it the record that these figures were read from.",
         "statistics_note": f"Intervals: {100 * LEVEL:.0f}% percentile bootstrap over prompts, {number(RESAMPLES, 6)} "
         f"resamples, seed {SEED}; differences are paired by prompt. Equal length: a logistic model of the verdict on "
-        "tanh of the standardised difference in characters, read at zero."
+        "tanh of the standardised difference in characters, read at zero; with three duels or more it knows from the "
+        "other arms how hard each prompt is. Arm against arm: differences per prompt, of which bars say nothing."
         + (" Intervals are not widened for the number of methods compared." if len(result.arms) > 2 else ""),
     }
