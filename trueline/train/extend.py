@@ -97,10 +97,9 @@ def add(tokenizer: Any, tokens: tuple[str, ...], name: str) -> None:
 
     known = tokenizer.get_vocab()
     if there := [token for token in tokens if token in known]:
-        all_there = len(there) == len(tokens)
-        cure = (
-            "It was extended with them before: use it as it is." if all_there else "Add the other ones, or rename them."
-        )
+        cure = "Add the other ones, or rename them."
+        if len(there) == len(tokens):
+            cure = "It was extended with them before: use it as it is."
         raise UserError("extend(tokens=...)", f"{name} has {', '.join(there)} already", "tokens that are new", cure)
     # Not special ones: contents hold them, and what is special is read as plain text there.
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in tokens])
@@ -110,13 +109,11 @@ def check_whole(renderer: Any, tokens: tuple[str, ...]) -> None:
     """Refuse tokens that do not come out as exactly one token, wherever they stand in a message."""
     from trueline.records import Message
 
-    for token in tokens:
-        wanted = renderer.tokenizer.convert_tokens_to_ids(token)
+    numbers = renderer.tokenizer.convert_tokens_to_ids(list(tokens))
+    for token, number in zip(tokens, numbers, strict=True):
         for text in (f"{token}a b", f"a{token} b"):
             ids = renderer.prompt_ids((Message("user", text),))
-            if ids.count(wanted) != 1 or set(ids) & (
-                set(renderer.tokenizer.convert_tokens_to_ids(list(tokens))) - {wanted}
-            ):
+            if [i for i in ids if i in numbers] != [number]:
                 got = f'"{text}" does not hold the token "{token}" once, as the model\'s chat template writes it'
                 cure = "Name it without white space around it, and no token inside another."
                 raise UserError("extend(tokens=...)", got, "one token", cure)
