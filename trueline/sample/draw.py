@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -65,10 +65,27 @@ def draw(
     """
     if long not in ("error", "drop"):
         raise UserError("draw(long=...)", f"got {long!r}", '"error" or "drop"')
+    asked = [item.prompt if isinstance(item, Group) else item for item in prompts.read()]
+    made = drawn(work, engine, asked, sampling, long, condition)
+    work.limit("prompts longer than the model's context", len(asked) - made, len(asked), max_dropped)
+
+
+def drawn(
+    work: Work,
+    engine: Policy | Engine,
+    asked: Sequence[Prompt],
+    sampling: Sampling,
+    long: Literal["error", "drop"] = "error",
+    condition: Condition | None = None,
+    keep: Callable[[Group], Group | None] | None = None,
+) -> int:
+    """Write the groups of `asked`, answered and counted as `draw` says; how many.
+
+    keep: what is kept of an answered group, None for nothing of it. Raises `UserError` for what is no engine.
+    """
     chosen = HF(engine) if isinstance(engine, Policy) else engine
     if not isinstance(chosen, Engine):
-        raise UserError("draw(engine)", f"got {engine!r}", "a policy or an engine")
-    asked = [item.prompt if isinstance(item, Group) else item for item in prompts.read()]
+        raise UserError(f"{work.artifact.name}, engine", f"got {engine!r}", "a policy or an engine")
     if condition is not None:
         banned = tuple(dict.fromkeys((*sampling.ban, *condition.banned)))
         sampling = dataclasses.replace(sampling, ban=banned)
@@ -88,11 +105,17 @@ def draw(
                 groups = answered(opened[0], [_asking(p, condition) for p in fitting], sampling)
             for name, n in metered.items():
                 work.count(name, n)
-            bare = zip(fitting, groups, strict=True)
-            return [_counted(work, _signed(group, p, condition), sampling) for p, group in bare]
+            kept = []
+            for group, prompt in zip(groups, fitting, strict=True):
+                whole = _counted(work, _signed(group, prompt, condition), sampling)
+                left = whole if keep is None else keep(whole)
+                if left is not None:
+                    work.count("groups")
+                    work.count("samples", len(left.completions))
+                    kept.append(left)
+            return kept
 
-        made = shards(work, asked, process)
-    work.limit("prompts longer than the model's context", len(asked) - made, len(asked), max_dropped)
+        return shards(work, asked, process)
 
 
 def _note(work: Work, prompts: Sequence[Prompt], condition: Condition) -> None:
@@ -144,8 +167,6 @@ def _counted(work: Work, group: Group, sampling: Sampling) -> Group:
     if len(said) != sampling.n:
         raise ValueError(f"the engine gave {len(said)} answers to prompt {group.prompt.id}, not {sampling.n}")
     work.count("prompts")
-    work.count("groups")
-    work.count("samples", len(said))
     for name, n in {
         "tokens": sum(len(c.tokens or ()) for c in said),
         "cut": sum(c.stopped == "length" for c in said),
