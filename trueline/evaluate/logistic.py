@@ -20,6 +20,7 @@ FOLDS = 5
 _NEWTON_STEPS = 60
 _SWEEPS = 200
 _ENOUGH = 1e-9
+_CLOSE = 1e-6  # of a Newton step: what is left after it is about its square
 
 
 def sigmoid(z: Floats) -> Floats:
@@ -48,7 +49,7 @@ def fit(
         step_BK = np.linalg.solve(curve_BKK, slope_BK[:, :, None])[:, :, 0]
         length_B = np.abs(step_BK).max(axis=1)
         coefs_BK += step_BK / np.maximum(length_B, 1.0)[:, None]
-        if length_B.max(initial=0.0) < _ENOUGH:
+        if length_B.max(initial=0.0) < _CLOSE:
             break
     return coefs_BK
 
