@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from tests.sample.served.loopback import Loopback
 from trueline.errors import UserError
 from trueline.feedback.alpaca_eval import PARSERS, annotator, critic, parser_of
 from trueline.feedback.annotator import Annotator, Pool
@@ -16,6 +17,7 @@ from trueline.feedback.verdicts import FirstToken, JsonField, Literally, Ranking
 from trueline.records import Completion, Group, Message, Prompt
 from trueline.sample.protocol import Sampling
 from trueline.sample.scripted import Scripted
+from trueline.sample.served import Connection, OpenAI
 from trueline.store import using
 
 BASIC = """
@@ -148,6 +150,29 @@ def test_a_pool_with_engines_by_model(tmp_path):
         critic(folder, by=engines, p_label_flip=0.25)
     with pytest.raises(UserError, match="no engine is given for its model 'davinci'"):
         annotator(folder, by={"gpt-4": Scripted(("1 2",))})
+
+
+CALLED = """
+called:
+  prompt_template: "{instruction} {output_1} {output_2}"
+  completions_kwargs: {model_name: "gpt-4-turbo", max_tokens: 100, temperature: 0, functions: [{name: rank}]}
+  fn_completion_parser: "pipeline_meta_parser"
+  completion_parser_kwargs:
+    parsers_to_kwargs: {json_parser: {annotation_key: "ordered_models"}, ranking_parser: {model_1_name: "m"}}
+"""
+
+
+@pytest.mark.parametrize("extra", [{"functions": [{"name": "rank"}]}, {"tools": [{"type": "function"}]}], ids=list)
+def test_a_verdict_that_is_a_function_call(tmp_path, extra):
+    """The engine asks for the call; its arguments are the reply."""
+    folder = written(tmp_path, CALLED)
+    reply = {"ordered_models": [{"model": "M", "rank": 1}, {"model": "m", "rank": 2}]}
+    with using(tmp_path / "store"), Loopback(say=lambda body, number: (json.dumps(reply), "stop")) as server:
+        engine = OpenAI("gpt-4-turbo", Connection(server.url + "/v1"), extra=extra)
+        with pytest.raises(UserError, match="ignore="):
+            annotator(folder, by=engine)
+        (verdict,) = annotator(folder, by=engine, ignore=("functions",)).compare([(Prompt.of("q"), "x", "y")])
+    assert verdict.p == 0.0 and json.loads(verdict.raw) == reply
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def _one(path: Path, name: str, one: Mapping[str, Any], by: Engine, ignore: Sequ
     if called := [key for key in ("functions", "function_call", "tools", "tool_choice") if key in settings]:
         raise UserError(
             where, f"its verdict is a function call ({', '.join(called)})", "one that is written",
-            "Ask for JSON in the template; with ignore=(...) the reply's text is read instead.",
+            f"Let the engine ask for it, OpenAI(..., extra={{...}}), and say ignore={tuple(called)!r}.",
         )  # fmt: skip
     _known(where, "the client's setting", settings, (*SETTINGS, *HELD))
     # A first token alone, or a verdict before an explanation, is all that AlpacaEval reads: a cut reply is read too.

@@ -192,6 +192,13 @@ def chat(o, body):
         refusal, told = ("No.", None) if finish == "refusal" else (None, text)
         choice = {"index": i, "finish_reason": "stop" if refusal else finish}
         choice["message"] = {"role": "assistant", "content": told, "refusal": refusal}
+        if body.get("functions"):
+            choice["message"] |= {"content": None, "function_call": {"name": "f", "arguments": told}}
+            choice["finish_reason"] = "function_call"
+        if body.get("tools"):
+            call = {"id": "t", "type": "function", "function": {"name": "f", "arguments": told}}
+            choice["message"] |= {"content": None, "tool_calls": [call]}
+            choice["finish_reason"] = "tool_calls"
         if body.get("top_logprobs"):
             tops = [("m", -0.2), (" m", -2.5), ("M", -3.0), ("x", -5.0)]
             tops = [{"token": t, "logprob": p, "bytes": None} for t, p in tops]

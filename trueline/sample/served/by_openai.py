@@ -33,8 +33,9 @@ class OpenAI(Served):
     whether an answer then depends on how many are asked for is the server's affair; 1 asks once per answer.
     omit: settings never sent, for servers that refuse them ("temperature", "seed", "stop"). thinking: tokens that a
     reasoning model may think before it answers, on top of `max_tokens`; without them a short answer has no room left.
-    extra: fields added to every request ({"reasoning_effort": "low"}, {"top_k": 0}). revision: whatever else tells this
-    model from others of its name: a commit, a quantisation, a date.
+    extra: fields added to every request ({"reasoning_effort": "low"}, {"top_k": 0}, {"tools": [...]}: where the model
+    calls a function instead of writing, the call's arguments are its answer). revision: whatever else tells this model
+    from others of its name: a commit, a quantisation, a date.
 
     Identity is what defines the answer: all of these, and whether the model is OpenAI's own ("openai") or one of a
     server of one's own ("compatible"). The address is none of it: a server moves from port to port with the same
@@ -173,17 +174,20 @@ class OpenAI(Served):
     def _one(self, choice: Any, told: dict[str, Any]) -> Reply:
         if choice.finish_reason in ("abort", "error"):
             raise Passing(f"the server broke the answer off ({choice.finish_reason})")
+        ended, refused = choice.finish_reason in ENDED, False
         if self.protocol == "completion":
-            text, refused = choice.text or "", False
+            text = choice.text or ""
         else:
             text, refused = choice.message.content or "", bool(getattr(choice.message, "refusal", None))
+            if not text and (called := _called(choice)):
+                text, ended = called, choice.finish_reason != "length"
         if not isinstance(text, str):
             raise TypeError("the answer is no text")
         if choice.finish_reason == "content_filter":
             return Reply(text, "length", "filtered", **told)
         if refused:
             return Reply("", "stop", "refused", **told)
-        return Reply(text, "stop" if choice.finish_reason in ENDED else "length", **told)
+        return Reply(text, "stop" if ended else "length", **told)
 
     def _first(self, choice: Any) -> dict[str, float]:
         told = choice.logprobs
@@ -223,3 +227,10 @@ class OpenAI(Served):
                 out.append(float(logp))
             begin += len(token)
         return tuple(out)
+
+
+def _called(choice: Any) -> str:
+    """The arguments of the function that a model called instead of writing, as JSON; "" where it called none."""
+    calls = [call.function for call in getattr(choice.message, "tool_calls", None) or ()]
+    older = getattr(choice.message, "function_call", None)  # before tools; some configurations still ask so
+    return next((call.arguments or "" for call in (*calls, *([older] if older else ()))), "")
