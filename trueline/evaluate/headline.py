@@ -123,22 +123,44 @@ def length(best: ArmResult, base: ArmResult) -> Answer:
 
 
 def cost(best: ArmResult, base: ArmResult) -> Answer:
-    """Feedback, training tokens and time of the winner's lineage, beside the baseline's."""
+    """Oracle calls, money, training tokens and time of the winner's lineage, beside the baseline's."""
     mine, other = best.cost, base.cost
     if not spent(mine):
         return Answer("What did it cost?", "", "Nothing that was recorded.")
-    figure = f"{short(mine.feedback)} calls" if mine.feedback else f"{short(mine.train_tokens)} tokens"
+    figure = f"{short(mine.oracle)} calls" if mine.oracle else f"{short(mine.train_tokens)} tokens"
+    if mine.calls:
+        figure = dollars(mine)
     said = f"{best.name} took {listed(spent(mine))}."
     if best.name != base.name:
         said += f" {base.name} took {listed(spent(other)) or 'nothing that was recorded'}."
-    return Answer("What did it cost?", figure if mine.feedback or mine.train_tokens else clock(mine.seconds), said)
+    return Answer(
+        "What did it cost?", figure if mine.oracle or mine.calls or mine.train_tokens else clock(mine.seconds), said
+    )
 
 
 def spent(cost: Cost) -> list[str]:
     """What a lineage took, in words; nothing for what is none."""
-    said = [f"{short(cost.feedback)} feedback calls"] if cost.feedback else []
+    said = [f"{short(cost.teacher)} teacher calls"] if cost.teacher else []
+    said += [f"{short(cost.feedback)} feedback calls"] if cost.feedback else []
+    said += [f"{cost.money} for {short(cost.calls)} requests"] if cost.calls else []
     said += [f"{short(cost.train_tokens)} training tokens"] if cost.train_tokens else []
     return [*said, f"{clock(cost.seconds)} of computing"] if cost.seconds >= 0.05 else said
+
+
+def dollars(cost: Cost) -> str:
+    """Money in a few characters: a dash where nobody was paid, ? where nobody knows, ≥ where some of it is not known.
+
+    >>> dollars(Cost(calls=9, microusd=1_234_567)), dollars(Cost(calls=9, microusd=40)), dollars(Cost())
+    ('$1.23', '<$0.01', '–')
+    >>> dollars(Cost(calls=9, unpriced_calls=9)), dollars(Cost(calls=9, microusd=500_000, unpriced_calls=1))
+    ('?', '≥$0.50')
+    """
+    if not cost.calls:
+        return "–"
+    if not cost.microusd:
+        return "?" if cost.unpriced_calls else "$0"
+    known = f"${cost.microusd / 1e6:.2f}" if cost.microusd >= 5_000 else "<$0.01"
+    return f"≥{known}" if cost.unpriced_calls else known
 
 
 def percent(rate: Interval) -> str:

@@ -6,7 +6,7 @@ A record is the only witness: nothing is estimated here, and a number that no re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trueline.evaluate.results import Cost, Step
@@ -31,19 +31,22 @@ def step(artifact: Artifact) -> Step:
     )
 
 
-def cost(policy: Policy | None) -> Cost:
-    """What the records of a policy's whole lineage add up to; nothing for a teacher that was not trained here."""
-    if policy is None:
-        return Cost()
-    steps = [step(artifact) for artifact in upstream(policy)]
-    return Cost(
-        feedback=sum(s.counts.get("critic_calls", 0) for s in steps),
-        cached=sum(s.counts.get("cached", 0) for s in steps),
-        samples=sum(s.counts.get("samples", 0) for s in steps),
-        train_tokens=sum(s.counts.get("train_tokens", 0) for s in steps),
-        seconds=sum(s.seconds or 0.0 for s in steps),
-        steps=len(steps),
-    )
+def cost(*artifacts: Artifact | None) -> Cost:
+    """What the records of the whole lineages of these artefacts add up to, each step once; nothing for None (a teacher
+    that was not trained here)."""
+    return Cost.of([step(artifact) for artifact in upstream(*(a for a in artifacts if a is not None))])
+
+
+def spent(arms: Mapping[str, Artifact | Sequence[Artifact]]) -> dict[str, Cost]:
+    """What each arm took, from where its lineage begins: oracle calls, remembered ones, tokens, money, seconds.
+
+        spent({"A": sft, "C": dpo})["C"].money
+
+    Steps that arms share count for each of them; what all took together, each step once, is `cost(*artifacts)`. Raises
+    `UserError` while something is not made.
+    """
+    given = {name: [made] if isinstance(made, Artifact) else list(made) for name, made in arms.items()}
+    return {name: cost(*made) for name, made in given.items()}
 
 
 def metrics(policy: Policy) -> dict[str, list[tuple[float, float]]]:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from trueline.evaluate import charts, graph
 from trueline.evaluate.charts import Dot, number
-from trueline.evaluate.headline import bounds, clock, listed, margin, places, plain, plus, short, winner
+from trueline.evaluate.headline import bounds, clock, dollars, listed, margin, places, plain, plus, short, winner
 from trueline.evaluate.results import ArmResult, Result, Step
 from trueline.evaluate.samples import Sample
 from trueline.evaluate.sections import Section
@@ -157,6 +157,8 @@ def method_table(result: Result) -> tuple[list[dict[str, str]], list[dict[str, A
         ("cut", "", lambda arm: _cell(f"{100 * arm.answers.cut:.0f}%")),
         ("KL", "nats per answer", lambda arm: _cell(number(arm.kl.mean, 2) if arm.kl else "–")),
         ("feedback", "calls", lambda arm: _cell(short(arm.cost.feedback), _cached(arm))),
+        ("teacher", "calls", lambda arm: _cell(short(arm.cost.teacher))),
+        ("cost", "of answers over HTTP", lambda arm: _cell(dollars(arm.cost), _read(arm))),
         ("training", "tokens", lambda arm: _cell(short(arm.cost.train_tokens))),
         ("time", "", lambda arm: _cell(clock(arm.cost.seconds) if arm.cost.seconds else "–")),
     ]
@@ -204,6 +206,11 @@ def _tokens(arm: ArmResult) -> str:
 
 def _cached(arm: ArmResult) -> str:
     return f"{short(arm.cost.cached)} remembered" if arm.cost.cached else ""
+
+
+def _read(arm: ArmResult) -> str:
+    c = arm.cost
+    return f"{short(c.calls)} calls, {short(c.prompt_tokens)} + {short(c.completion_tokens)} tokens" if c.calls else ""
 
 
 def gain_strip(result: Result) -> Markup:

@@ -15,6 +15,7 @@ from trueline.evaluate.length import LengthControlled
 from trueline.evaluate.paired import Paired
 from trueline.evaluate.statistics import Interval, WinRate, difference, mean_interval, per_prompt
 from trueline.records import Group, Record
+from trueline.sample.protocol import money
 
 
 class Step(Record, frozen=True):
@@ -31,9 +32,13 @@ class Step(Record, frozen=True):
 
 
 class Cost(Record, frozen=True):
-    """What it took to make an arm's policy from where its lineage begins; evaluating it is not in here.
+    """What some steps took: those on the way to an arm's policy, from where its lineage begins, without evaluating it.
 
-    `feedback` counts every verdict used, `cached` of them remembered from an earlier question.
+    teacher: answers that teachers were asked for. feedback: every verdict used, `cached` of them remembered from an
+    earlier question. calls: requests to engines over HTTP whose answers were used, whoever asked, `cached_calls` of
+    them kept from before; prompt_tokens and completion_tokens are theirs. microusd: what these answers cost, kept ones
+    too; paid_microusd: what was paid when the steps were made; unpriced_calls: those of the calls whose price nobody
+    knows, so that the cost is at least `microusd`.
     """
 
     feedback: int = 0
@@ -42,6 +47,43 @@ class Cost(Record, frozen=True):
     train_tokens: int = 0
     seconds: float = 0.0
     steps: int = 0
+    teacher: int = 0
+    calls: int = 0
+    cached_calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    microusd: int = 0
+    paid_microusd: int = 0
+    unpriced_calls: int = 0
+
+    @classmethod
+    def of(cls, steps: Sequence[Step]) -> Cost:
+        """What the records of these steps add up to."""
+
+        def total(count: str) -> int:
+            return sum(step.counts.get(count, 0) for step in steps)
+
+        own = ("cached", "samples", "train_tokens", "calls", "cached_calls", "prompt_tokens", "completion_tokens")
+        return cls(
+            feedback=total("critic_calls"),
+            teacher=total("teacher_calls"),
+            microusd=total("cost_microusd"),
+            paid_microusd=total("paid_microusd"),
+            unpriced_calls=total("unpriced_calls"),
+            seconds=sum(step.seconds or 0.0 for step in steps),
+            steps=len(steps),
+            **{name: total(name) for name in own},
+        )
+
+    @property
+    def oracle(self) -> int:
+        """How often an oracle was asked: teachers for answers, critics for verdicts."""
+        return self.teacher + self.feedback
+
+    @property
+    def money(self) -> str:
+        """The cost for people: '$1.2345', 'unknown', 'at least $0.5000', '$0'."""
+        return money({"cost_microusd": self.microusd, "unpriced_calls": self.unpriced_calls})
 
 
 class Answers(Record, frozen=True):

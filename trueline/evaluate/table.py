@@ -10,8 +10,8 @@ import io
 from collections.abc import Callable
 
 from trueline.evaluate.charts import number
-from trueline.evaluate.headline import clock, listed, places, short
-from trueline.evaluate.results import ArmResult, Result
+from trueline.evaluate.headline import clock, dollars, listed, places, short
+from trueline.evaluate.results import ArmResult, Cost, Result
 from trueline.evaluate.statistics import Interval
 
 WIDTH = 100
@@ -29,7 +29,8 @@ def columns(result: Result) -> list[tuple[str, Callable[[ArmResult], str]]]:
         ("chars", lambda arm: f"{arm.answers.characters.mean:.0f}"),
         ("cut %", lambda arm: share(arm.answers.cut)),
         ("KL", lambda arm: number(arm.kl.mean, 2) if arm.kl else "–"),
-        ("calls", lambda arm: short(arm.cost.feedback)),
+        ("calls", lambda arm: short(arm.cost.oracle)),
+        ("cost", lambda arm: dollars(arm.cost)),
         ("tokens", lambda arm: short(arm.cost.train_tokens)),
         ("time", lambda arm: clock(arm.cost.seconds) if arm.cost.seconds else "–"),
     ]
@@ -75,8 +76,16 @@ def legend(result: Result, heads: set[str]) -> str:
         said.append("KL: nats per answer")
     spent: list[str] = [word for word in ("calls", "tokens", "time") if word in heads]
     if spent:
+        asked = "of critics" if not any(arm.cost.teacher for arm in result.arms) else "of teachers and critics"
         said.append(
-            f"{listed(spent)}: {'of critics, trained and taken, ' if len(spent) == 3 else ''}over the whole lineage"
+            f"{listed(spent)}: {f'{asked}, trained and taken, ' if len(spent) == 3 else ''}over the whole lineage"
+        )
+    if "cost" in heads:
+        total = Cost.of(result.steps)
+        paid = f", of which ${total.paid_microusd / 1e6:.2f} was paid in these runs" if total.paid_microusd else ""
+        said.append(
+            "cost: of answers over HTTP (? unknown, ≥ partly); all steps here, judging too, each once: "
+            f"{total.money} for {total.calls:,} requests{paid}"
         )
     return "; ".join(said) + ".\n"
 
