@@ -20,6 +20,7 @@ from trueline.recipes.leaderboard import leaderboard
 from trueline.recipes.pretrain import pretrain
 from trueline.recipes.quark import quark
 from trueline.recipes.rank import rank
+from trueline.recipes.rlaif import rlaif
 from trueline.recipes.tour import tour
 from trueline.store import Store, using
 from trueline.world import MODELS
@@ -38,7 +39,9 @@ def plan_of(root) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("recipe", ["tour", "pretrain", "align", "rank", "dph", "quark", "alt", "bandit", "leaderboard"])
+@pytest.mark.parametrize(
+    "recipe", ["tour", "pretrain", "align", "rank", "dph", "quark", "alt", "bandit", "leaderboard", "rlaif"]
+)
 def test_a_recipe_plans_what_it_planned(recipe, tmp_path):
     prefs = tmp_path / "prefs.jsonl"
     prefs.write_text(ROW)
@@ -50,6 +53,7 @@ def test_a_recipe_plans_what_it_planned(recipe, tmp_path):
         "quark": quark,
         "alt": alt,
         "bandit": bandit,
+        "rlaif": rlaif,
         "pretrain": pretrain,
         "align": lambda: align(base=str(MODELS / "tiny"), prefs=prefs, eval_prefs=prefs),
         "leaderboard": lambda: leaderboard(annotations=(annotations,), slope=1.6),
