@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import pytest
@@ -14,7 +14,9 @@ from tests.evaluate.study import Reader, pretend, questions, written
 from trueline.errors import UserError
 from trueline.evaluate.duel import PAIRS, Duel, decide, duel, match, swapped
 from trueline.feedback.compare import Compare
+from trueline.feedback.protocol import Verdict
 from trueline.feedback.rule import Rule
+from trueline.machine import Machine
 from trueline.pipeline import Work, make, stage
 from trueline.records import Completion, Group, Preference, Prompt, read_jsonl, write_jsonl
 from trueline.store import Groups, using
@@ -152,3 +154,38 @@ class Bare:
 def test_a_bare_comparer_is_refused_when_the_plan_is_made(tmp_path):
     with using(tmp_path), pytest.raises(UserError, match=r"Wrap it: Compare\(by=...\)"):
         _ = duel(fixed({"a": ("x",)}), fixed({"a": ("y",)}), Bare()).count
+
+
+@dataclass(frozen=True)
+class Reads:
+    """A comparer that has to be open, and always says "first"."""
+
+    name: str = "reads"
+    log: list[str] = field(default_factory=list, compare=False)
+
+    def __enter__(self):
+        self.log.append("open")
+        return self
+
+    def __exit__(self, *error):
+        self.log.append("close")
+
+    def compare(self, items):
+        assert self.log[-1] == "open"
+        return [Verdict(1.0) for _ in items]
+
+
+def test_a_judge_that_always_says_first_is_opened_once_and_warned_of(tmp_path, caplog):
+    """Twelve pairs in shards of five: one opening, twelve flips, win rate one half, and a warning."""
+    texts = {str(i): f"{i}" for i in range(12)}
+    left = fixed({id: (text,) for id, text in texts.items()}, label="left")
+    right = fixed({id: (text + "!",) for id, text in texts.items()}, label="right")
+    by = Reads()
+    fight = duel(left, right, Compare(by))
+    make(fight, store=tmp_path, machine=Machine(shard=5))
+    assert by.log == ["open", "close"]
+    with using(tmp_path):
+        result = msgspec.json.decode((fight.path / "report.json").read_bytes(), type=Duel)
+        assert (result.raw.flips, result.raw.rate.mean, result.raw.flip_rate) == (12, 0.5, 1.0)
+        assert "12 of 12 pairs (100%) name different winners" in fight.record["notes"]["warning"]
+    assert "name different winners" in caplog.text

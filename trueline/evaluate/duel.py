@@ -13,6 +13,7 @@ Files: `report.json` (a `Duel`), `pairs.jsonl` (one group of two completions per
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,10 +22,12 @@ import msgspec
 from trueline.errors import UserError
 from trueline.evaluate.length import LengthControlled, Verdicts, length_controlled
 from trueline.evaluate.statistics import WinRate, win_rate
-from trueline.feedback.protocol import Critic, metering, require_critic
+from trueline.feedback.protocol import Critic, held_open, metering, one_sided, require_critic
 from trueline.pipeline import Work, stage
 from trueline.records import Group, Record, encode, read_jsonl
 from trueline.store import Groups, Report, shards
+
+log = logging.getLogger("trueline")
 
 PAIRS = "pairs.jsonl"
 
@@ -59,7 +62,8 @@ def duel(work: Work, left: Groups, right: Groups, critic: Critic, allow_unmatche
     """Win rate of `left` against `right` by the preferences of `critic`.
 
     allow_unmatched: share of prompts (0 to 1) that may be on one side only; they are dropped and counted, and a larger
-    share is an error, because arms that were asked different questions cannot be compared.
+    share is an error, because arms that were asked different questions cannot be compared. A critic whose two orders
+    mostly name different winners is warned of, in the record too.
     """
     require_critic(critic, "duel(critic=...)")
     pairs, unmatched = match(left.read(), right.read())
@@ -74,12 +78,16 @@ def duel(work: Work, left: Groups, right: Groups, critic: Critic, allow_unmatche
             work.count(name, n)
         return said
 
-    shards(work, pairs, process, out=PAIRS)
+    with held_open(critic):
+        shards(work, pairs, process, out=PAIRS)
     judged = list(read_jsonl(work.dir / PAIRS, Group))
     result = decide(judged, critic.name, (left.name, left.fingerprint), (right.name, right.fingerprint), len(unmatched))
     (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
     for name in ("pairs", "ties", "flips", "abstained"):
         work.count(name, getattr(result.raw, name))
+    if warning := one_sided(critic.name, result.raw.flips, result.raw.both_orders):
+        log.warning("%s", warning)
+        work.note("warning", warning)
 
 
 def match(left: Iterable[Group], right: Iterable[Group]) -> tuple[list[Group], list[tuple[str, str]]]:
@@ -100,14 +108,14 @@ def match(left: Iterable[Group], right: Iterable[Group]) -> tuple[list[Group], l
                 "Draw both with the same Sampling(n=...).",
             )  # fmt: skip
         pairs += [Group(mine.prompt, pair) for pair in zip(mine.completions, other.completions, strict=True)]
-    one_sided = [(id, "left") for id in sides[0] if id not in sides[1]]
-    one_sided += [(id, "right") for id in sides[1] if id not in sides[0]]
+    alone = [(id, "left") for id in sides[0] if id not in sides[1]]
+    alone += [(id, "right") for id in sides[1] if id not in sides[0]]
     if not pairs:
         raise UserError(
             "duel", "the two sides have no prompt in common", "answers to the same prompts",
             "Draw both sides from the same Prompts.",
         )  # fmt: skip
-    return pairs, one_sided
+    return pairs, alone
 
 
 def decide(
