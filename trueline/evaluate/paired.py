@@ -100,10 +100,16 @@ NOTE = (
 )
 
 
-def paired_table(pairs: Sequence[Paired], title: str = "") -> str:
-    """The pairs as text, one row each."""
+MANY = 10
+"""More pairs than this are shown as those of one arm with each other one; all of them stand in the file of numbers."""
+
+
+def paired_table(pairs: Sequence[Paired], title: str = "", of: str = "") -> str:
+    """The pairs as text, one row each; of many pairs those with the arm `of`."""
     heads = ["first − second", "win", "LC", "better at", "p", "alone", "p"]
-    return plain.table(heads, [paired_row(pair) for pair in pairs], title, notes=[NOTE])
+    shown = [pair for pair in pairs if of in (pair.first, pair.second)] if of and len(pairs) > MANY else list(pairs)
+    notes = [NOTE] if len(shown) == len(pairs) else [NOTE, f"All {len(pairs)} pairs: report.json."]
+    return plain.table(heads, [paired_row(pair) for pair in shown], title, notes=notes)
 
 
 def paired_row(pair: Paired) -> list[str]:

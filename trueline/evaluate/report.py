@@ -116,7 +116,8 @@ def report(
     result = msgspec.structs.replace(result, headline=headline(result))
     (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
     if pairs:
-        below = [Section("Arm against arm", next(iter(fought.values())).artifact.name, paired_table(pairs)), *below]
+        text = paired_table(pairs, of=best.name if best else "")
+        below = [Section("Arm against arm", next(iter(fought.values())).artifact.name, text), *below]
     tables = [draw(result), *(f"{one.title} ({one.artefact})\n\n{one.text}" for one in below)]
     (work.dir / "table.txt").write_text("\n".join(tables), encoding="utf-8")
     page = render(result, _material(result, arms, groups, marks, fought, show), below)
