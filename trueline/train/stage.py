@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trueline.machine import Machine
     from trueline.models import Loaded
     from trueline.train.objectives.protocol import Objective
-    from trueline.train.rows import Long
+    from trueline.train.rows import Long, Order
     from trueline.work import Work
 
 
@@ -65,6 +65,7 @@ def train(
     head: Head | None = None,
     freeze: bool | tuple[str, ...] = False,
     recurrence: Recurrence | None = None,
+    order: Order = "fresh",
     chat: str = "auto",
     seed: int = 0,
     reference: Policy | None = None,
@@ -77,21 +78,25 @@ def train(
     "cosine", "linear" or "constant", after `warmup` (a share of all steps below 1, else a number of steps), down to
     `floor` of the peak. weight_decay, decay_to, no_decay, parameter_groups: see `Settings`. max_grad_norm: global L2
     norm that gradients are clipped to, 0 leaves them. max_length: tokens of prompt and answer together; a longer row is
-    handled as `long` says ("drop", "cut" its answer, "error"); the run stops where more than max_dropped were dropped.
-    lora: train low-rank adapters only, merged when saved. head: for an objective that reads rewards, the heads that a
-    start without heads gets (default: `Head()`); a start's own heads are trained on, and asking for other ones than
-    those is refused. freeze: train the heads only, the model stays as it is; or parts of parameter names, and what they
-    fit stays as it is: ("blocks",) trains only what stands outside of the decoder's blocks, as new tokens ask for,
-    ("blocks[:-8]",) that and the last eight blocks, as ALT does on TL;DR, ("blocks[:20]",) all but the first twenty.
-    recurrence: lay the examples end to end and train over contiguous streams of them, for models with a memory. chat:
-    the rendering ("auto": the tokenizer's own template, ChatML where it has none; "plain": text only). reference: the
-    policy that an objective is kept close to (default: `start`); its log-probs are an artefact of their own, computed
-    once; where its whole distribution is compared, it runs beside the policy.
+    handled as `long` says ("drop", "cut" its answer, "error", `CutBoth`); above max_dropped of dropped rows it stops.
+    order: see `Settings`. lora: train low-rank adapters only, merged when saved. head: for an objective that reads
+    rewards, the heads that a start without heads gets (default: `Head()`); a start's own heads are trained on, and
+    asking for other ones than those is refused. freeze: train the heads only, the model stays as it is; or parts of
+    parameter names, and what they fit stays as it is: ("blocks",) trains only what stands outside of the decoder's
+    blocks, as new tokens ask for, ("blocks[:-8]",) that and the last eight blocks, as ALT does on TL;DR,
+    ("blocks[:20]",) all but the first twenty. recurrence: lay the examples end to end and train over contiguous streams
+    of them, for models with a memory. chat: the rendering ("auto": the tokenizer's own template, ChatML where it has
+    none; "plain": text only). reference: the policy that an objective is kept close to (default: `start`); its
+    log-probs are an artefact of their own, computed once; where its whole distribution is compared, it runs beside the
+    policy.
     """
     settings = Settings(
         lr, epochs, batch_size, schedule, warmup, weight_decay, max_grad_norm, optimizer or AdamW(), seed,
-        floor, decay_to, no_decay, parameter_groups, recurrence,
+        floor, decay_to, no_decay, parameter_groups, recurrence, order,
     )  # fmt: skip
+    if "rollout" in objective.needs:
+        got = f"train(...): {name_of(objective)} learns from answers that are drawn as it goes"
+        raise UserError(call_site(), got, "", "Use online(start, prompts, critic, ...).")
     reads = "reward" in objective.needs
     check_head(type(objective).__name__, reads, head, freeze, lora)
     if freeze is True and (

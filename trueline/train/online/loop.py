@@ -126,7 +126,7 @@ class Iterations:
         if bias is None:
             return 0.0
         with torch.no_grad():
-            bias += lift
+            bias.add_(lift)
         return lift
 
     def rows(
