@@ -32,6 +32,7 @@ TITLES = {
     "control": "Asked for each class",
     "qualities": "What the answers are like",
     "fluency": "Fluency",
+    "contrasts": "Who gained what",
 }
 
 Drawn = tuple[tuple[Markup, ...], tuple[tuple[int, str], ...]]
