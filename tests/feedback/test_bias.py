@@ -20,7 +20,7 @@ from trueline.pipeline import make
 from trueline.records import Completion, Group, Prompt
 from trueline.sample.draw import draw
 from trueline.sample.protocol import Sampling
-from trueline.store import Groups, using
+from trueline.store import using
 from trueline.train.objectives.dpo import DPO
 from trueline.train.objectives.sft import SFT
 from trueline.train.stage import train
@@ -96,9 +96,9 @@ def test_the_counts_show_which_bias_it_is():
 def test_training_on_one_order_loses_what_both_orders_keep():
     """DPO from a taught start on the labels of a fair judge, and of one that says "first" to 80 %, once and both ways.
 
-    Gold reward gained over the start on 400 held-out questions, paired.
+    Gold reward gained over the start on 400 held-out questions, paired; measured: fair 0.10, once 0.01, both 0.06.
     """
-    asked, held_out = world.prompts(600, split="train"), world.prompts(400, split="test")
+    asked, held_out = world.prompts(300, split="train"), world.prompts(400, split="test")
     taught = draw(world.Teacher(quality=0.5), world.prompts(200, split="sft"))
     fit = partial(train, max_length=256)
     start = fit(world.base("tiny"), Demonstrations(taught), SFT(), epochs=2, lr=5e-4)
@@ -109,12 +109,13 @@ def test_training_on_one_order_loses_what_both_orders_keep():
         make(graded)
         return {group.prompt.id: group.scores()[0] for group in graded.read()}
 
-    def labelled(orders, **weak) -> Groups:
-        return judge(drawn, Compare(critic(**weak).by, orders=orders, pairs="adjacent"))
+    def trained(orders, **weak) -> dict[str, float]:
+        labels = judge(drawn, Compare(critic(**weak).by, orders=orders, pairs="adjacent"))
+        return gold(fit(start, Pairs(labels), DPO(beta=0.1), lr=1e-4))
 
-    def gain(labels: Groups):
-        return difference(gold(fit(start, Pairs(labels), DPO(beta=0.1), lr=1e-4)), before)
-
-    before = gold(start)
-    fair, once, both = gain(labelled(2)), gain(labelled(1, position_bias=0.8)), gain(labelled(2, position_bias=0.8))
-    print({name: (x.mean, x.low, x.high) for name, x in (("fair", fair), ("once", once), ("both", both))})
+    before, fair, once = gold(start), trained(2), trained(1, position_bias=0.8)
+    both = trained(2, position_bias=0.8)
+    gains = {name: difference(after, before) for name, after in (("fair", fair), ("once", once), ("both", both))}
+    assert gains["fair"].low > 0 and gains["both"].low > 0
+    assert gains["once"].mean < gains["fair"].mean / 3
+    assert difference(both, once).low > 0
