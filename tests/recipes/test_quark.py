@@ -109,6 +109,38 @@ def test_a_method_that_asks_an_engine_wants_one(tmp_path):
         alt(method="lmu", task="file", prompts=prompts, critic="profanity")
 
 
+PRESETS = [
+    (quark, {"task": "tldr", "critic": "scorer"}, 10, 96, 16),
+    (alt, {"task": "tldr", "method": "lmu", "critic": "openai:gpt-5-mini", "gold": "profanity"}, 6, 20, 16),
+    (alt, {"task": "hh", "method": "lmc", "critic": "http://localhost:8000/v1#judge"}, 20, 20, 64),
+    (alt, {"task": "toxicity", "critic": "profanity"}, 16, 1, 32),
+    (quark, {"task": "toxicity", "critic": "sentiment"}, 16, 1, 128),
+]
+
+
+@pytest.mark.parametrize(("recipe", "options", "rounds", "samples", "batch"), PRESETS)
+def test_the_papers_settings_are_planned_for_every_task(recipe, options, rounds, samples, batch, tmp_path):
+    """Rounds, answers per prompt and batch size as the authors ran them; nothing is made."""
+    from trueline.world import MODELS
+
+    rows = {
+        "tldr": {"prompt": "SUBREDDIT: r/x\nTITLE: t\nPOST: p\nTL;DR:", "label": "s"},
+        "hh": {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+        "toxicity": {"prompt": {"text": "He said", "toxicity": 0.1}, "continuation": {"text": " so", "toxicity": 0.1}},
+    }
+    prompts, base = tmp_path / "prompts.jsonl", str(MODELS / "tiny")
+    prompts.write_text(json.dumps(rows[options["task"]]) + "\n")
+    if options["critic"] == "scorer":
+        options = options | {"critic": base}
+    with using(Store(tmp_path / "store")):
+        report = recipe(preset="paper", base=base, prompts=prompts, eval_prompts=prompts, held_out=1, **options)
+        steps = list(upstream(report))
+    trained = [x for x in steps if x.stage == "train"]
+    drawn = [x.inputs["sampling"].n for x in steps if x.label == "drawn"]
+    assert len(trained) == rounds and drawn == [samples] * rounds
+    assert {x.inputs["settings"].batch_size for x in trained} == {batch}
+
+
 def run(store, until: str = "") -> str:
     """`trueline make quark`, small, in a process of its own; killed with -9 when it begins to make `until`."""
     words = [sys.executable, "-m", "trueline.cli", "make", "quark", "--held-out", "8", "--rounds", "2",
