@@ -73,7 +73,9 @@ class Loop:
         self.parameters: dict[str, torch.nn.Parameter] = named
         groups = parameter_groups(named.items(), self.settings.decay, self.settings.parameter_groups)
         self.optimizer = built(self.settings.optimizer, groups, self.settings.lr)
-        self.per_epoch = self.steps or rows.steps_per_epoch(len(self.rows), self.settings.batch_size)
+        self.per_epoch = self.steps or rows.steps_per_epoch(
+            len(self.rows), self.settings.batch_size, self.settings.order
+        )
         self.total = self.steps or self.per_epoch * self.settings.epochs
         self.warm = schedules.warmup_steps(self.settings.warmup, self.total)
         self.want = wanted(self.objective, self.heads)
@@ -400,7 +402,9 @@ def run(loop: Loop, start: int, work: Work | None, meter: Meter | None) -> list[
     history: list[dict[str, Any]] = []
     every = loop.machine.checkpoint_steps if work is not None else 0
     shuffled = loop.memory is None
-    steps = rows.plan(len(loop.rows), settings.batch_size, settings.epochs, settings.seed, start, shuffled)
+    steps = rows.plan(
+        len(loop.rows), settings.batch_size, settings.epochs, settings.seed, start, shuffled, settings.order
+    )
     for done, indices in enumerate(steps, start + 1):
         loop.step(done - 1, indices)
         keep = bool(every) and done % every == 0 and done < loop.total

@@ -10,6 +10,7 @@ the same answers, token for token, after the bare prompt: rendered anew, never c
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,13 +21,15 @@ from trueline import trie
 from trueline.conditions.protocol import NO_CLASS, conditioned
 from trueline.errors import UserError
 from trueline.records import Message
+from trueline.train.cuts import CutBoth
 
 if TYPE_CHECKING:
     from trueline.chat import Renderer
     from trueline.train.views import Answer, Example
     from trueline.work import Work
 
-Long = Literal["drop", "cut", "error"]
+Long = Literal["drop", "cut", "error"] | CutBoth
+Order = Literal["fresh", "composed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +75,9 @@ class Encoder:
     """Turns examples into rows for one model.
 
     max_length: tokens of prompt and answer together, the end-of-turn token included. long: what happens to an answer
-    beyond it: "drop" the row, "cut" its end (the cut answer then trains no end-of-turn), or "error". closed: every
-    answer ends with exactly one end-of-turn token, where heads read; that of an answer that was cut, here or when it
-    was sampled, is not scored. stripped: rows carry their answers after the bare prompt too. unknown: tokens that
+    beyond it: "drop" the row, "cut" its end (the cut answer then trains no end-of-turn), "error", or `CutBoth`. closed:
+    every answer ends with exactly one end-of-turn token, where heads read; that of an answer that was cut, here or when
+    it was sampled, is not scored. stripped: rows carry their answers after the bare prompt too. unknown: tokens that
     whoever reads those does not know; a row that holds one has no place beside it.
     """
 
@@ -85,13 +88,25 @@ class Encoder:
     stripped: bool = False
     unknown: frozenset[int] = frozenset()
     cut: int = field(default=0, init=False)
+    cut_prompts: int = field(default=0, init=False)
     _prompts: tuple[tuple[Message, ...], dict[str, list[int]]] = field(default=((), {}), init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.long not in ("drop", "cut", "error"):
+        if isinstance(self.long, CutBoth):
+            self.check_cut(self.long)
+        elif self.long not in ("drop", "cut", "error"):
             raise UserError("train(long=...)", f'got "{self.long}"', '"drop", "cut" or "error"')
         if self.max_length < 2:
             raise UserError("train(max_length=...)", f"got {self.max_length}", "2 tokens or more")
+
+    def check_cut(self, cut: CutBoth) -> None:
+        """Refuse a cut of prompts that leaves no room for answers, or a reference that sees other ones."""
+        if cut.prompt + 2 > self.max_length:
+            got = f"max_length is {self.max_length}"
+            raise UserError(f"train(long=CutBoth({cut.prompt}))", got, "room for an answer beside the prompt")
+        if self.stripped:
+            got = "a reference reads the answers after the bare prompt"
+            raise UserError("train(long=CutBoth(...))", got, "prompts that are not cut", 'Use long="cut".')
 
     @property
     def closing(self) -> list[int]:
@@ -109,13 +124,13 @@ class Encoder:
         texts = {answer.text for answer in example.answers}
         if len(texts) < len(example.answers):
             raise Unfit("the two answers are the same")
-        prompt = self.prompt_ids(example.messages, example.condition)
+        prompt, room = self.fitted(self.prompt_ids(example.messages, example.condition), example)
         if len(prompt) + 1 + max(1, len(self.closing)) > self.max_length:
             self.refuse(f"prompt of {len(prompt)} tokens", example)
             raise Unfit("the prompt alone fills max_length")
         answers, ended = [], []
         for answer in example.answers:
-            ids, complete = self.answer_ids(answer, self.max_length - len(prompt), example)
+            ids, complete = self.answer_ids(answer, room, example)
             scored = np.ones(len(ids), dtype=bool)
             if self.closed and not complete:
                 scored[-len(self.closing) :] = False
@@ -134,6 +149,15 @@ class Encoder:
         if not np.array_equal(bare[0][bare[1]], before[0][before[1]]):
             raise Unfit("the condition changes how earlier turns are rendered")
         return finish(sequences, ended, example, earlier, self.known([joined(bare, answer) for answer in answers]))
+
+    def fitted(self, prompt: list[int], example: Example) -> tuple[list[int], int]:
+        """The prompt that is kept, and the room it leaves for an answer."""
+        if not isinstance(self.long, CutBoth):
+            return prompt, self.max_length - len(prompt)
+        lengths = [len(self.whole(a)) + len(self.closing) * (not a.ended) for a in example.answers]
+        kept, room = self.long(prompt, lengths, self.max_length)
+        self.cut_prompts += len(kept) < len(prompt)
+        return kept, room
 
     def known(self, sequences: list[trie.Sequence]) -> list[trie.Sequence]:
         """The sequences, if a reference can read them."""
@@ -170,11 +194,7 @@ class Encoder:
 
     def answer_ids(self, answer: Answer, room: int, example: Example) -> tuple[list[int], bool]:
         """Tokens of an answer that fit into `room`, and whether it is complete: its end-of-turn token is its own."""
-        end = self.renderer.end_id
-        ids = rendered(self.renderer.answer_ids, answer.text, answer.ended)
-        if ids.count(end) != int(answer.ended) or (answer.ended and ids[-1] != end):
-            raise Unfit("an end-of-turn token inside the answer")
-        closing = self.closing
+        ids, closing = self.whole(answer), self.closing
         if len(ids) + len(closing) * (not answer.ended) <= room:
             return (ids, True) if answer.ended else (ids + closing, False)
         self.refuse(f"prompt and answer of {len(ids) - room + self.max_length} tokens", example)
@@ -182,6 +202,14 @@ class Encoder:
             raise Unfit("longer than max_length")
         self.cut += 1
         return ids[: room - len(closing)] + closing, False
+
+    def whole(self, answer: Answer) -> list[int]:
+        """All tokens of an answer, its one end-of-turn the last where it ended."""
+        end = self.renderer.end_id
+        ids = rendered(self.renderer.answer_ids, answer.text, answer.ended)
+        if ids.count(end) != int(answer.ended) or (answer.ended and ids[-1] != end):
+            raise Unfit("an end-of-turn token inside the answer")
+        return ids
 
     def document(self, example: Example) -> Row:
         """A row whose every token is scored but the first, which nothing predicts."""
@@ -265,7 +293,12 @@ def encode(
             if work is not None:
                 work.drop(str(reason), as_json(example), f"example {number}")
     if work is not None:
-        for name, n in (("examples", len(rows)), ("cut", encoder.cut), ("left_out", sum(left_out.values()))):
+        for name, n in (
+            ("examples", len(rows)),
+            ("cut", encoder.cut),
+            ("cut_prompts", encoder.cut_prompts),
+            ("left_out", sum(left_out.values())),
+        ):
             if n:
                 work.count(name, n)
         if left_out:
@@ -345,17 +378,35 @@ def order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(np.random.default_rng([seed, epoch]).random(n), kind="stable")
 
 
-def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Optimiser steps in an epoch; the last one may be smaller, no row is left out."""
-    return -(-n // batch_size)
+def composed(n: int, seed: int, epochs: int) -> list[np.ndarray]:
+    """The order of each epoch where every epoch shuffles what the one before left, as DPO's reference implementation.
+
+    Its seeds are NumPy's legacy integers below 2**32, from the seed 0 always; its shuffle is Python's.
+    """
+    rows, out = list(range(n)), []
+    for drawn in np.random.RandomState(seed).randint(0, 2**32, size=epochs):
+        random.Random(int(drawn)).shuffle(rows)
+        out.append(np.array(rows))
+    return out
+
+
+def steps_per_epoch(n: int, batch_size: int, kind: Order = "fresh") -> int:
+    """Optimiser steps in an epoch; the last one may be smaller, no row is left out. "composed": full ones only."""
+    if kind == "fresh":
+        return -(-n // batch_size)
+    if n < batch_size:
+        got = f"{n} rows are fewer than one batch of {batch_size}"
+        raise UserError('train(order="composed")', got, "a full batch: others are left out", 'Use order="fresh".')
+    return n // batch_size
 
 
 def plan(
-    n: int, batch_size: int, epochs: int, seed: int, start: int = 0, shuffled: bool = True
+    n: int, batch_size: int, epochs: int, seed: int, start: int = 0, shuffled: bool = True, kind: Order = "fresh"
 ) -> Iterator[np.ndarray]:
     """The row indices of each optimiser step from step `start` on; the order of the rows where it is not shuffled."""
-    per_epoch = steps_per_epoch(n, batch_size)
+    per_epoch = steps_per_epoch(n, batch_size, kind)
+    orders = composed(n, seed, epochs) if kind == "composed" else None
     for epoch in range(start // per_epoch, epochs):
-        permutation = order(n, seed, epoch) if shuffled else np.arange(n)
+        permutation = orders[epoch] if orders else order(n, seed, epoch) if shuffled else np.arange(n)
         for step in range(start % per_epoch if epoch == start // per_epoch else 0, per_epoch):
             yield permutation[step * batch_size : (step + 1) * batch_size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trueline.errors import UserError
 from trueline.fingerprint import added
@@ -57,6 +58,7 @@ class Settings:
     no_decay: tuple[str, ...] | None = added(None)
     parameter_groups: tuple[ParameterGroup, ...] = added(())
     recurrence: Recurrence | None = added(None)
+    order: Literal["fresh", "composed"] = added("fresh")
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0), ("max_grad_norm", 0)):
@@ -70,6 +72,10 @@ class Settings:
         if self.floor and self.schedule == "constant":
             raise UserError("train(floor=...)", 'has no effect with schedule="constant"', "", "Leave one of them out.")
         check_decay_to("train", self.decay_to)
+        if self.order not in ("fresh", "composed"):
+            raise UserError("train(order=...)", f'got "{self.order}"', '"fresh" or "composed"')
+        if self.order == "composed" and self.recurrence is not None:
+            raise UserError('train(order="composed")', "streams are read in one order", "", "Leave one of them out.")
         decaying = self.weight_decay or any(group.weight_decay for group in self.parameter_groups)
         for name, given in (("decay_to", self.decay_to != "zero"), ("no_decay", self.no_decay is not None)):
             if given and not decaying:
