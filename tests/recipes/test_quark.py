@@ -168,3 +168,12 @@ def test_rounds_that_were_killed_end_as_if_they_had_not_been(tmp_path):
     for pattern in ("policy/quark-2-*/model.safetensors", "groups/judged-*/groups.jsonl", "report/rounds-*/table.txt"):
         files = [{p.parent.name: p.read_bytes() for p in store.glob(pattern)} for store in (whole, broken)]
         assert files[0] and files[0] == files[1], pattern
+
+
+def test_quantiles_are_called_what_the_user_says(tmp_path):
+    with using(Store(tmp_path)):
+        report = alt(phrases=("Yes.", "Maybe.", "No."), **SMALL)
+        (last,) = [x for x in upstream(report) if x.label == "answers-ALT-RM-2" and x.stage == "draw"]
+        assert last.inputs["condition"].phrases == ("Yes.", "Maybe.", "No.")
+    with using(Store(tmp_path)), pytest.raises(UserError, match="--phrases with --method lmc: the critic's own words"):
+        alt(method="lmc", phrases=("Yes.", "No."))

@@ -124,15 +124,21 @@ class Given:
     rounds: int
     per_round: int
     samples: int
+    lr: float
+    kl: float | None
     seed: int
     connection: Connection = field(default_factory=Connection)
 
     def setup(self, method: Method) -> Setup:
         """The task with the preset's amounts. Raises `UserError` for options that the task has no use for, or lacks."""
         preset = small(self.task) if self.preset == "small" else paper(method, self.task)
-        sampling = replace(preset.sampling, n=self.samples or preset.sampling.n)
         preset = replace(
-            preset, rounds=self.rounds or preset.rounds, prompts=self.per_round or preset.prompts, sampling=sampling
+            preset,
+            rounds=self.rounds or preset.rounds,
+            prompts=self.per_round or preset.prompts,
+            sampling=replace(preset.sampling, n=self.samples or preset.sampling.n),
+            objective=preset.objective if self.kl is None else replace(preset.objective, kl=self.kl),
+            fit={**preset.fit, **({"lr": self.lr} if self.lr else {})},
         )
         if self.task != "town":
             return self.from_files(method, preset)
@@ -219,9 +225,10 @@ def small(kind: Kind = "town") -> Preset:
         # A model this small is unsure enough: an entropy bonus costs it facts (docs/quark.md).
         fit |= {"lr": 1e-3}
         return Preset(3, 0, Sampling(n=2), Sampling(), scope="global", objective=ConditionalLM(entropy=0.0), fit=fit)
-    drawn = Sampling(n=4, max_tokens=32, min_tokens=3)
-    fit |= {"lr": 5e-4, "chat": "plain" if kind in CONTINUED else "auto"}
-    return Preset(3, 512, drawn, drawn, scope="global", fit=fit)
+    drawn = Sampling(n=32, max_tokens=32, min_tokens=3)
+    fit |= {"lr": 5e-4, "epochs": 3, "batch_size": 64, "chat": "plain" if kind in CONTINUED else "auto"}
+    objective = ConditionalLM(kl=0.02, entropy=0.0)
+    return Preset(3, 512, drawn, replace(drawn, n=4), drop=1.0, scope="global", objective=objective, fit=fit)
 
 
 def paper(method: Method, kind: Kind) -> Preset:

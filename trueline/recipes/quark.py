@@ -56,6 +56,8 @@ def quark(
     rounds: int = 0,
     per_round: int = 0,
     samples: int = 0,
+    lr: float = 0.0,
+    kl: float | None = None,
     seed: int = 0,
 ) -> Report:
     """Align a model by reward-quantile tokens, and report what each round bought.
@@ -73,10 +75,12 @@ def quark(
         rounds: of sampling, judging and training; 0 as the preset says. More continue where fewer ended.
         per_round: prompts asked in a round, drawn anew; 0 as the preset says.
         samples: answers to each; 0 as the preset says.
+        lr: peak learning rate; 0 as the preset says.
+        kl: weight of the divergence from the start; without it as the preset says.
         seed: of prompts, sampling and training.
     """
     said = Given(
-        task, preset, base, prompts, eval_prompts, held_out, critic, gold, rounds, per_round, samples, seed
+        task, preset, base, prompts, eval_prompts, held_out, critic, gold, rounds, per_round, samples, lr, kl, seed
     )  # fmt: skip
     given = said.setup("quark")
     tokens = QuantileTokens(quantiles, given.preset.scope)
