@@ -16,6 +16,7 @@ from trueline.feedback.compare import Compare
 from trueline.feedback.judge import judge
 from trueline.sample.draw import draw
 from trueline.sample.protocol import Sampling
+from trueline.sample.teach import teach
 from trueline.store import Groups, Policy, Prompts
 from trueline.train.objectives.sft import SFT
 from trueline.train.score import score
@@ -53,7 +54,7 @@ class Materials:
     @property
     def sft(self) -> Policy:
         """The start, fine-tuned on the teacher's answers."""
-        taught = draw(world.Teacher(), world.prompts(self.demonstrations, seed=self.seed, split="sft"), label="taught")
+        taught = teach(world.Teacher(), world.prompts(self.demonstrations, seed=self.seed, split="sft"))
         return self.fit(self.start, Demonstrations(taught), SFT(), epochs=2, lr=5e-4, label="sft")
 
     @property
