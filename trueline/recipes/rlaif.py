@@ -15,8 +15,10 @@ Source: Sharma et al. 2024 (arXiv 2402.12366).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from trueline import world
@@ -24,26 +26,38 @@ from trueline.evaluate.contrasts import Contrast, contrasts
 from trueline.evaluate.duel import duel
 from trueline.evaluate.report import Arm, report
 from trueline.evaluate.select import select
+from trueline.feedback.annotator import Annotator
 from trueline.feedback.compare import Compare
+from trueline.feedback.critique import Critique
 from trueline.feedback.judge import judge
 from trueline.feedback.protocol import Comparer, Critic
+from trueline.models import pretrained
+from trueline.prompts.asked import asked
 from trueline.prompts.take import take, without
 from trueline.sample.draw import draw
+from trueline.sample.named import engine
 from trueline.sample.protocol import Engine, Sampling
-from trueline.store import Groups, Policy, Prompts, Report
+from trueline.sample.served import Connection
+from trueline.sample.teach import teach
+from trueline.store import File, Groups, Policy, Prompts, Report
 from trueline.train.objectives.dpo import DPO
 from trueline.train.objectives.sft import SFT
 from trueline.train.stage import train
 from trueline.train.views import Demonstrations, Pairs
 
-CONTRASTS = (
-    Contrast("C - A: labels against weak demonstrations", ("C",), ("A",), "the critic is stronger than the teacher"),
-    Contrast("D - C: demonstrations against labels", ("D",), ("C",)),
-    Contrast("F - D: both against demonstrations", ("F",), ("D",)),
-    Contrast("C - B: labels after the weak teacher", ("C",), ("B",)),
-    Contrast("F - E: labels after the strong teacher", ("F",), ("E",)),
-    Contrast("(C - B) - (F - E): what the weak teacher explains", ("C", "E"), ("B", "F")),
-)
+SFT_EPOCHS, DPO_EPOCHS = (2, 4), (1, 2)
+
+
+def compared(labels_unfair: str, demonstrations_unfair: str) -> tuple[Contrast, ...]:
+    """What is worth knowing of six arms, and why a comparison is not fair where it is not."""
+    return (
+        Contrast("C - A: labels against weak demonstrations", ("C",), ("A",), labels_unfair),
+        Contrast("D - C: demonstrations against labels", ("D",), ("C",), demonstrations_unfair),
+        Contrast("F - D: both against demonstrations", ("F",), ("D",), demonstrations_unfair),
+        Contrast("C - B: labels after the weak teacher", ("C",), ("B",)),
+        Contrast("F - E: labels after the strong teacher", ("F",), ("E",)),
+        Contrast("(C - B) - (F - E): what the weak teacher explains", ("C", "E"), ("B", "F")),
+    )
 
 
 @dataclass(frozen=True)
@@ -59,48 +73,71 @@ class Contest:
     chosen_on: Prompts
     questions: Prompts
     critic: Comparer
+    judge: Comparer
     gold: Critic
     beta: float
-    sft_epochs: tuple[int, ...]
-    dpo_epochs: tuple[int, ...]
+    sft_lr: float
+    dpo_lr: float
+    max_length: int
     seed: int
 
     @property
     def fit(self) -> Any:
         """`train`, with what all arms have in common."""
-        return partial(train, max_length=256, seed=self.seed)
+        return partial(train, max_length=self.max_length, seed=self.seed)
 
     def taught(self, name: str, teacher: Engine, prompts: Prompts) -> Policy:
         """SFT on a teacher's answers, the best of its checkpoints."""
-        demonstrations = Demonstrations(draw(teacher, prompts, Sampling(seed=self.seed), label=f"taught-{name}"))
-        made = (
-            self.fit(self.start, demonstrations, SFT(), lr=5e-4, epochs=n, label=f"{name}-{n}") for n in self.sft_epochs
-        )
-        return self.best(name, tuple(made))
+        view = Demonstrations(teach(teacher, prompts, Sampling(seed=self.seed), label=f"taught-{name}"))
+        made = [self.fit(self.start, view, SFT(), lr=self.sft_lr, epochs=n, label=f"{name}-{n}") for n in SFT_EPOCHS]
+        return self.best(name, made)
 
     def labelled(self, name: str, policy: Policy) -> Policy:
         """DPO on the critic's labels of the policy's answers to the rest of the pool; the best of its checkpoints."""
         drawn = draw(policy, self.rest, Sampling(n=2, seed=self.seed), label=f"drawn-{name}")
         pairs = Pairs(judge(drawn, Compare(by=self.critic, orders=1), label=f"labelled-{name}"), ties="drop")
-        objective = DPO(beta=self.beta, sft=0.05)
-        made = (
-            self.fit(policy, pairs, objective, lr=2e-4, epochs=n, max_dropped=0.5, label=f"{name}-{n}")
-            for n in self.dpo_epochs
-        )
-        return self.best(name, tuple(made))
+        learn = partial(self.fit, policy, pairs, DPO(beta=self.beta, sft=0.05), lr=self.dpo_lr, max_dropped=0.5)
+        return self.best(name, [learn(epochs=n, label=f"{name}-{n}") for n in DPO_EPOCHS])
 
-    def best(self, name: str, candidates: tuple[Policy, ...]) -> Policy:
+    def best(self, name: str, candidates: Sequence[Policy]) -> Policy:
         """The candidate whose answers to prompts of their own are worth most."""
-        if len(candidates) == 1:
-            return candidates[0]
         graded = tuple(self.graded(f"tried-{policy.label}", policy, self.chosen_on) for policy in candidates)
-        return select(candidates, graded, label=name)
+        return select(tuple(candidates), graded, label=name)
 
     def graded(self, name: str, policy: Policy, prompts: Prompts) -> Groups:
         """A policy's answers, scored."""
-        return judge(
-            draw(policy, prompts, Sampling(seed=self.seed), label=f"answers-{name}"), self.gold, label=f"graded-{name}"
-        )
+        answers = draw(policy, prompts, Sampling(seed=self.seed), label=f"answers-{name}")
+        return judge(answers, self.gold, label=f"graded-{name}")
+
+    def reported(self, weak: Engine, strong: Engine, contrasted: tuple[Contrast, ...]) -> Report:
+        """The six arms beside each other, each in a duel with A, and what one has over another."""
+        made = {}
+        for full, some, tuned, teacher in (("A", "B", "C", weak), ("D", "E", "F", strong)):
+            made[full] = self.taught(full, teacher, self.pool)
+            made[some] = self.taught(some, teacher, self.first)
+            made[tuned] = self.labelled(tuned, made[some])
+        graded = {name: self.graded(name, made[name], self.questions) for name in sorted(made)}
+        by = Compare(by=self.judge)
+        duels = tuple(duel(graded[name], graded["A"], by, label=f"{name}-vs-A") for name in graded if name != "A")
+        arms = tuple(Arm(name, graded[name], made[name]) for name in graded)
+        told = contrasts(tuple(graded.items()), contrasted)
+        return report("One oracle call per prompt, spent in six ways", arms, duels, baseline="A", also=(told,))
+
+
+def in_town(
+    base: str, pool: int, share: float, noise: float, position_bias: float, held_out: int, chosen_on: int, beta: float,
+    seed: int,
+) -> Contest:  # fmt: skip
+    """The contest in the town, whose judge never errs."""
+    every = world.prompts(pool, seed=seed, split="train", label="pool")
+    first = take(every, max(1, round(share * pool)), label="first")
+    critic = world.Oracle(noise=noise, position_bias=position_bias, seed=seed)
+    return Contest(
+        world.base(base), every, first, without(every, first, label="rest"),
+        world.prompts(chosen_on, seed=seed, split="valid", label="chosen-on"),
+        world.prompts(held_out, seed=seed, split="test", label="held-out"),
+        critic, world.Oracle(seed=seed), world.Gold(), beta, 5e-4, 2e-4, 256, seed,
+    )  # fmt: skip
 
 
 def rlaif(
@@ -132,23 +169,65 @@ def rlaif(
         beta: DPO's inverse temperature.
         seed: of prompts, sampling and training.
     """
-    every = world.prompts(pool, seed=seed, split="train", label="pool")
-    first = take(every, max(1, round(share * pool)), label="first")
+    of = in_town(base, pool, share, noise, position_bias, held_out, chosen_on, beta, seed)
+    unfair = "the critic is stronger than the teacher" if weak < strong else ""
+    return of.reported(world.Teacher(quality=weak), world.Teacher(quality=strong), compared(unfair, ""))
+
+
+def served(
+    *,
+    base: str,
+    prompts: Path,
+    weak_teacher: str,
+    teacher: str,
+    critic: str,
+    judge: str,
+    pool: int = 2048,
+    share: float = 0.1,
+    held_out: int = 400,
+    chosen_on: int = 100,
+    beta: float = 0.05,
+    sft_lr: float = 1e-6,
+    dpo_lr: float = 1e-7,
+    max_length: int = 1024,
+    seed: int = 0,
+    connection: Connection = Connection(),  # noqa: B008  (frozen)
+) -> Report:
+    """The same for your model, your prompts and your oracles: `trueline make rlaif:served`.
+
+    Args:
+        base: a Hugging Face model folder, or a hub id.
+        prompts: JSON lines with "prompt" or "messages", or text with a prompt per line (.txt).
+        weak_teacher: who answers in A, B and C: openai:MODEL, anthropic:MODEL, a URL, a folder.
+        teacher: who answers in D, E and F.
+        critic: who labels pairs; where it is not the teacher, the report calls the comparison unfair.
+        judge: who scores and compares the held-out answers; best neither of the two.
+        pool: prompts, each of which an oracle is asked about once.
+        share: of the pool that a teacher answers before the rest is labelled.
+        held_out: prompts that all arms are judged on.
+        chosen_on: prompts, apart from those, on which checkpoints are chosen.
+        beta: DPO's inverse temperature.
+        sft_lr: peak learning rate of SFT.
+        dpo_lr: peak learning rate of DPO.
+        max_length: tokens of prompt and answer together.
+        seed: of prompts, sampling and training.
+        connection: how engines over HTTP are reached, and what may be spent on each.
+    """
+    every = asked(File(prompts))
+    questions = take(every, held_out, seed=seed, label="held-out")
+    rest = without(every, questions, label="not-held-out")
+    tried = take(rest, chosen_on, seed=seed, label="chosen-on")
+    chosen = take(without(rest, tried, label="to-learn-on"), pool, seed=seed, label="pool")
+    first = take(chosen, max(1, round(share * pool)), label="first")
+    by = {name: engine(name, connection, where=f"--{option}") for option, name in
+          (("weak-teacher", weak_teacher), ("teacher", teacher), ("critic", critic), ("judge", judge))}  # fmt: skip
     of = Contest(
-        world.base(base), every, first, without(every, first, label="rest"),
-        world.prompts(chosen_on, seed=seed, split="valid", label="chosen-on"),
-        world.prompts(held_out, seed=seed, split="test", label="held-out"),
-        world.Oracle(noise=noise, position_bias=position_bias, seed=seed), world.Gold(), beta, (2, 4), (1, 2), seed,
+        pretrained(base), chosen, first, without(chosen, first, label="rest"), tried, questions,
+        Annotator(by[critic]), Annotator(by[judge]), Critique(by=by[judge], wording="dialogue"),
+        beta, sft_lr, dpo_lr, max_length, seed,
     )  # fmt: skip
-    teachers = {"weak": world.Teacher(quality=weak), "strong": world.Teacher(quality=strong)}
-    made = {}
-    for full, some, tuned, teacher in (("A", "B", "C", teachers["weak"]), ("D", "E", "F", teachers["strong"])):
-        made[full] = of.taught(full, teacher, of.pool)
-        made[some] = of.taught(some, teacher, of.first)
-        made[tuned] = of.labelled(tuned, made[some])
-    graded = {name: of.graded(name, made[name], of.questions) for name in sorted(made)}
-    judged_by = Compare(by=world.Oracle(seed=seed))
-    duels = tuple(duel(graded[name], graded["A"], judged_by, label=f"{name}-vs-A") for name in graded if name != "A")
-    arms = tuple(Arm(name, graded[name], made[name]) for name in graded)
-    told = contrasts(tuple(graded.items()), CONTRASTS)
-    return report("One oracle call per prompt, spent in six ways", arms, duels, baseline="A", also=(told,))
+    biased = f"{judge} judges what it taught or labelled" if judge in (teacher, critic) else ""
+    labels, demonstrations = (
+        "the critic is not the teacher" if critic != name else biased for name in (weak_teacher, teacher)
+    )
+    return of.reported(by[weak_teacher], by[teacher], compared(labels, demonstrations))
