@@ -45,6 +45,8 @@ def judge(work: Work, groups: Groups, critic: Critic, max_abstained: float = add
     if not 0 <= max_abstained <= 1:
         raise UserError("judge(max_abstained=...)", f"got {max_abstained!r}", "a share from 0 to 1")
     given = list(groups.read())
+    if (survey := getattr(critic, "survey", None)) is not None:
+        survey(given)
     completions = sum(len(group.completions) for group in given)
     seen = Abstained(critic.name, max_abstained)
 

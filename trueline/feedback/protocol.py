@@ -33,7 +33,8 @@ class Critic(Protocol):
 
     `name` is what the feedback is signed with. `calls` is what judging that many groups with that many completions in
     all will ask of whoever is behind the critic (a model, an API, an oracle): an upper estimate for the plan, 0 where
-    nobody is asked.
+    nobody is asked. A critic may also have `survey(groups)`: it is shown all groups before the first is judged, and
+    raises `UserError` for those that it cannot judge.
     """
 
     @property
