@@ -102,7 +102,7 @@ def test_the_order_is_a_setting_that_does_not_fork_the_past():
     from trueline.fingerprint import fingerprint
 
     assert fingerprint(Settings()) == fingerprint(Settings(order="fresh")) != fingerprint(Settings(order="composed"))
-    with pytest.raises(UserError, match='"fresh" or "composed"'):
+    with pytest.raises(UserError, match='"fresh", "together" or "composed"'):
         Settings(order="random")
     with pytest.raises(UserError, match="streams are read in one order"):
         Settings(order="composed", recurrence=Recurrence())

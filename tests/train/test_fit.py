@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from trueline.train.objectives.bradley_terry import BradleyTerry
 from trueline.train.objectives.dpo import DPO
 from trueline.train.objectives.sft import SFT
 from trueline.train.optimizers import AdamW, RMSprop
-from trueline.train.rows import order, plan
+from trueline.train.rows import order, plan, together
 from trueline.train.settings import Settings
 
 
@@ -152,6 +154,23 @@ def test_order_is_a_permutation_of_seed_and_epoch_that_can_be_entered_anywhere()
     assert [len(x) for x in whole] == [4, 4, 2] * 3
     for start in range(len(whole) + 1):
         assert [list(x) for x in plan(10, 4, 3, seed=7, start=start)] == whole[start:]
+
+
+def test_rows_of_one_prompt_can_stay_together():
+    """Prompts 0 1 2 with 3, 2 and 1 rows: whatever the order of the prompts, a prompt's rows follow each other."""
+    prompts = [0, 1, 0, 2, 1, 0]
+    seen = set()
+    for epoch in range(20):
+        rows = together(np.array(prompts), 5, epoch)
+        assert sorted(rows) == list(range(6))
+        runs = [prompt for prompt, _ in itertools.groupby(prompts[i] for i in rows)]
+        assert len(runs) == 3
+        assert [i for i in rows if prompts[i] == 0] == [0, 2, 5]
+        seen.add(tuple(runs))
+    assert len(seen) == 6
+    whole = [list(x) for x in plan(6, 4, 3, 7, kind="together", prompts=prompts)]
+    assert [len(x) for x in whole] == [4, 2] * 3
+    assert [list(x) for x in plan(6, 4, 3, 7, start=3, kind="together", prompts=prompts)] == whole[3:]
 
 
 @pytest.mark.parametrize(

@@ -402,8 +402,9 @@ def run(loop: Loop, start: int, work: Work | None, meter: Meter | None) -> list[
     history: list[dict[str, Any]] = []
     every = loop.machine.checkpoint_steps if work is not None else 0
     shuffled = loop.memory is None
+    prompts = [row.prompt for row in loop.rows] if settings.order == "together" else ()
     steps = rows.plan(
-        len(loop.rows), settings.batch_size, settings.epochs, settings.seed, start, shuffled, settings.order
+        len(loop.rows), settings.batch_size, settings.epochs, settings.seed, start, shuffled, settings.order, prompts
     )
     for done, indices in enumerate(steps, start + 1):
         loop.step(done - 1, indices)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trueline.work import Work
 
 Long = Literal["drop", "cut", "error"] | CutBoth
-Order = Literal["fresh", "composed"]
+Order = Literal["fresh", "together", "composed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Row:
     assistant's earlier turns, where those are trained too. cost: trie tokens of the row by itself, the reference's
     included. labels: what the answer was scored, by attribute. rank: the class that its condition says. reference: the
     same answers after the bare prompt, where a reference reads those. given: numbers of its scored tokens, by name,
-    where an objective reads such.
+    where an objective reads such. prompt: a number that rows of one prompt have in common, whatever their conditions.
     """
 
     sequences: tuple[trie.Sequence, ...]
@@ -54,6 +54,7 @@ class Row:
     rank: int = NO_CLASS
     reference: tuple[trie.Sequence, ...] = ()
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    prompt: int = 0
 
     @property
     def tokens(self) -> int:
@@ -280,6 +281,7 @@ def encode(
     rows: list[Row] = []
     reasons: dict[str, int] = {}
     left_out: dict[str, int] = {}
+    prompts: dict[tuple[Message, ...], int] = {}
     total = 0
     for number, example in enumerate(counted(examples, work, expected)):
         if example.left_out:
@@ -287,7 +289,7 @@ def encode(
             continue
         total += 1
         try:
-            rows.append(encoder(example))
+            rows.append(replace(encoder(example), prompt=prompts.setdefault(example.messages, len(prompts))))
         except Unfit as reason:
             reasons[str(reason)] = reasons.get(str(reason), 0) + 1
             if work is not None:
@@ -378,6 +380,17 @@ def order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(np.random.default_rng([seed, epoch]).random(n), kind="stable")
 
 
+def together(prompts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch in which the prompts are shuffled, and the rows of one prompt stand next to each other.
+
+    So that answers to one prompt meet in an optimiser step, and the prompt is computed once for all of them.
+    """
+    place = order(int(prompts.max()) + 1, seed, epoch)
+    rank = np.empty_like(place)
+    rank[place] = np.arange(place.size)
+    return np.argsort(rank[prompts], kind="stable")
+
+
 def composed(n: int, seed: int, epochs: int) -> list[np.ndarray]:
     """The order of each epoch where every epoch shuffles what the one before left, as DPO's reference implementation.
 
@@ -392,7 +405,7 @@ def composed(n: int, seed: int, epochs: int) -> list[np.ndarray]:
 
 def steps_per_epoch(n: int, batch_size: int, kind: Order = "fresh") -> int:
     """Optimiser steps in an epoch; the last one may be smaller, no row is left out. "composed": full ones only."""
-    if kind == "fresh":
+    if kind != "composed":
         return -(-n // batch_size)
     if n < batch_size:
         got = f"{n} rows are fewer than one batch of {batch_size}"
@@ -401,12 +414,25 @@ def steps_per_epoch(n: int, batch_size: int, kind: Order = "fresh") -> int:
 
 
 def plan(
-    n: int, batch_size: int, epochs: int, seed: int, start: int = 0, shuffled: bool = True, kind: Order = "fresh"
+    n: int,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    start: int = 0,
+    shuffled: bool = True,
+    kind: Order = "fresh",
+    prompts: Sequence[int] = (),
 ) -> Iterator[np.ndarray]:
-    """The row indices of each optimiser step from step `start` on; the order of the rows where it is not shuffled."""
+    """The row indices of each optimiser step from step `start` on; the order of the rows where it is not shuffled.
+
+    prompts: each row's prompt, for the kind "together".
+    """
     per_epoch = steps_per_epoch(n, batch_size, kind)
     orders = composed(n, seed, epochs) if kind == "composed" else None
     for epoch in range(start // per_epoch, epochs):
-        permutation = orders[epoch] if orders else order(n, seed, epoch) if shuffled else np.arange(n)
+        if kind == "together":
+            permutation = together(np.array(prompts), seed, epoch)
+        else:
+            permutation = orders[epoch] if orders else order(n, seed, epoch) if shuffled else np.arange(n)
         for step in range(start % per_epoch if epoch == start // per_epoch else 0, per_epoch):
             yield permutation[step * batch_size : (step + 1) * batch_size]

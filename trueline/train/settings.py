@@ -41,7 +41,9 @@ class Settings:
     parameters that do not decay; None spares what has fewer than two axes (norms, biases). parameter_groups:
     those with a rate and decay of their own. max_grad_norm: global L2 norm that gradients are clipped to, 0 leaves
     them. seed: of the data's order, of new parameters, of dropout. recurrence: train over streams, None over rows by
-    themselves.
+    themselves. order: of an epoch's rows: "fresh" shuffles them; "together" shuffles prompts and leaves the rows of one
+    prompt next to each other, so that a step of many answers computes their prompt once; "composed" shuffles, as DPO's
+    reference implementation, what the epoch before left.
     """
 
     lr: float = 1e-5
@@ -58,7 +60,7 @@ class Settings:
     no_decay: tuple[str, ...] | None = added(None)
     parameter_groups: tuple[ParameterGroup, ...] = added(())
     recurrence: Recurrence | None = added(None)
-    order: Literal["fresh", "composed"] = added("fresh")
+    order: Literal["fresh", "together", "composed"] = added("fresh")
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0), ("max_grad_norm", 0)):
@@ -72,10 +74,12 @@ class Settings:
         if self.floor and self.schedule == "constant":
             raise UserError("train(floor=...)", 'has no effect with schedule="constant"', "", "Leave one of them out.")
         check_decay_to("train", self.decay_to)
-        if self.order not in ("fresh", "composed"):
-            raise UserError("train(order=...)", f'got "{self.order}"', '"fresh" or "composed"')
-        if self.order == "composed" and self.recurrence is not None:
-            raise UserError('train(order="composed")', "streams are read in one order", "", "Leave one of them out.")
+        if self.order not in ("fresh", "together", "composed"):
+            raise UserError("train(order=...)", f'got "{self.order}"', '"fresh", "together" or "composed"')
+        if self.order != "fresh" and self.recurrence is not None:
+            raise UserError(
+                f'train(order="{self.order}")', "streams are read in one order", "", "Leave one of them out."
+            )
         decaying = self.weight_decay or any(group.weight_decay for group in self.parameter_groups)
         for name, given in (("decay_to", self.decay_to != "zero"), ("no_decay", self.no_decay is not None)):
             if given and not decaying:
