@@ -226,7 +226,13 @@ def small(kind: Kind = "town") -> Preset:
         fit |= {"lr": 1e-3}
         return Preset(3, 0, Sampling(n=2), Sampling(), scope="global", objective=ConditionalLM(entropy=0.0), fit=fit)
     drawn = Sampling(n=32, max_tokens=32, min_tokens=3)
-    fit |= {"lr": 5e-4, "epochs": 3, "batch_size": 64, "chat": "plain" if kind in CONTINUED else "auto"}
+    fit |= {
+        "lr": 5e-4,
+        "epochs": 3,
+        "batch_size": 64,
+        "order": "together",
+        "chat": "plain" if kind in CONTINUED else "auto",
+    }
     objective = ConditionalLM(kl=0.02, entropy=0.0)
     return Preset(3, 512, drawn, replace(drawn, n=4), drop=1.0, scope="global", objective=objective, fit=fit)
 
