@@ -210,3 +210,47 @@ def test_the_real_hh_rows_with_a_real_small_model(tmp_path, shared_data, capsys)
     assert row_of(out, "BOS once")[2] == "100.0%"
     assert row_of(out, "template differs")[1] == "0"
     assert len((tmp_path / "harmless-base.test.check.jsonl").read_text().splitlines()) > 20
+
+
+# --- other layouts ---------------------------------------------------------------------------------------------------
+
+
+def test_the_better_answer_is_the_chosen_one(tmp_path, base, capsys):
+    """Of SHP's comments the second wins: it is shown and measured as the chosen one."""
+    row = {"history": "Who bakes?", "human_ref_A": "Ben", "human_ref_B": "Ada bakes.", "score_A": 1, "score_B": 9}
+    assert check(prefs=lines(tmp_path, row | {"labels": 0}).path, base=base) == 0
+    out = capsys.readouterr().out
+    assert out.index("«Ada bakes.<|im_end|>»") < out.index("«Ben<|im_end|>»")
+    assert row_of(out, "chosen is longer")[1:3] == ["1", "100.0%"] and "(SHP: two comments on a post)" in out
+
+
+def test_every_comparison_of_scored_answers_is_looked_at(tmp_path):
+    """Three answers scored 2, 5, 2: two pairs, and a tie only where ties are kept."""
+    told = [{"pm_score": score, "text": f"<p>Answer {i}</p>"} for i, score in enumerate((2, 5, 2))]
+    row = {"question": "<p>Who?</p>", "answers": told}
+    found, _ = examined(lines(tmp_path, row))
+    assert (found.rows, found.pairs, found.answers, found.ties) == (1, 2, 4, 0)
+    found, _ = examined(lines(tmp_path, row), undecided="keep")
+    assert (found.pairs, found.ties) == (3, 1)
+
+
+def test_answers_to_imitate_are_looked_at_too(tmp_path, base, capsys):
+    """A ShareGPT file and a completion file: answers, their ends and lengths, and no column of pairs."""
+    talk = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
+    more = [*talk, {"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ada. " * 60}]
+    file = lines(tmp_path, {"conversations": talk}, {"conversations": more}, {"conversations": talk[1:]})
+    options = {"prefs": file.path, "base": base, "max_length": 120, "max_dropped": 0.5}
+    assert check(**options) == 1
+    out = capsys.readouterr().out
+    assert "(answers to imitate)" in out and "«Hello.<|im_end|>»^" in out and "rejected" not in out
+    assert row_of(out, "usable answers")[1] == "2" and row_of(out, "duplicate answers")[1] == "0"
+    assert row_of(out, "end-of-turn trained once")[1:3] == ["2", "100.0%"]
+    assert "FAIL 1 of 2 answers are longer than --max-length (50.0%)" in out
+    aside = [json.loads(line)["reason"] for line in (tmp_path / "prefs.check.jsonl").read_text().splitlines()]
+    assert aside == [
+        "cut: answer longer than --max-length", "dropped: the conversation begins with the assistant's turn",
+    ]  # fmt: skip
+    assert check(**options, turns="first", max_duplicates=0.5) == 0
+    (tmp_path / "all.json").write_text('{\n"Who?": ["Ada."],\n"Where?": ["Here.", "There."]\n}')
+    assert check(prefs=tmp_path / "all.json", base=base) == 0
+    assert row_of(capsys.readouterr().out.split("all.json")[-1], "usable answers")[1] == "3"

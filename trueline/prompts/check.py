@@ -1,4 +1,4 @@
-"""`trueline check`: what a model will really see of a preference file, before any training.
+"""`trueline check`: what a model will really see of a file of pairs, or of answers to imitate, before any training.
 
 Some pairs as tokens, by role, with the loss mask and the reward position; a table of what would be cut, dropped or
 rendered unlike the model's own template; an exit code that says whether a stated share is exceeded. Without colour the
@@ -8,13 +8,16 @@ marks say it all: « » enclose what is trained, ^ follows the token at which a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trueline.errors import UserError
 from trueline.files import Row, count_rows, rows
 from trueline.progress import Meter, screen
+from trueline.prompts.demonstrations import demonstrates, rows_of, taught
+from trueline.prompts.exchanges import Turns
 from trueline.prompts.findings import Examiner, Findings, as_aside, better_first, mean, quantile
 from trueline.prompts.preferences import LayoutName, Reading, Undecided, reader
 from trueline.records import Group, Message, encode
@@ -40,6 +43,7 @@ def check(
     layout: LayoutName = "auto",
     reference: Path | None = None,
     undecided: Undecided = "drop",
+    turns: Turns = "last",
     max_length: int = 1024,
     first: int = 0,
     examples: int = 2,
@@ -50,18 +54,19 @@ def check(
     max_special: float = 0.05,
     max_duplicates: float = 0.05,
 ) -> int:
-    """Show what a model will really see of a preference file: tokens, loss mask, reward position, and what is lost.
+    """Show what a model will really see of a file of pairs or answers: tokens, loss mask, reward position, losses.
 
     Exits with 1 where a share is exceeded, or an answer does not end with exactly one end-of-turn token.
 
     Args:
         prefs: a preference file: TRL's format, HH-RLHF transcripts, AlpacaEval annotations, UltraFeedback's pairs, SHP
-            or Stack Exchange.
+            or Stack Exchange; or answers to imitate: TRL's, messages, ShareGPT, Alpaca, a completion file.
         base: a Hugging Face model folder (its tokenizer is enough), or a hub id.
         chat: how a conversation becomes tokens: auto, template, chatml or plain.
         layout: the rows' format; auto recognises it by the first row.
         reference: the reference system's outputs, for AlpacaEval rows without output_1.
         undecided: what becomes of ties and abstentions, as for preferences.
+        turns: which exchange of a conversation is imitated, as for demonstrations.
         max_length: tokens of prompt and answer together.
         first: look at that many rows only; 0: all.
         examples: pairs to show as tokens.
@@ -78,17 +83,17 @@ def check(
     renderer, own = open_renderer(base, chat)
     limit = min(max_length, own) if own else max_length
     aside = aside or Path(f"{prefs.stem}.check.jsonl")
-    read = reader(File(prefs), layout, File(reference) if reference else None, Reading(undecided))
+    about, given, read = opened(File(prefs), layout, File(reference) if reference else None, undecided, turns, first)
     examiner = Examiner(renderer, limit, Asides(aside))
     total = count_rows(File(prefs))
     with screen().meter(min(total, first) if first else total, f"checking {prefs.name}") as meter:
-        given = examiner.groups(counted(rows(prefs, first), meter), read)
-        shown = [group for n, group in enumerate(given) if n < examples]
+        groups = examiner.groups(counted(given, meter), read)
+        shown = [group for n, group in enumerate(groups) if n < examples]
     for group in shown:
         console.print(example(group, renderer, limit))
     console.print(legend())
     found = examiner.findings
-    about = f"{prefs} ({read.layout.about}) for {base} (chat: {renderer.style}, at most {limit} tokens)"
+    about = f"{prefs} ({about}) for {base} (chat: {renderer.style}, at most {limit} tokens)"
     if limit < max_length:
         about += f"; the model reads no more than {own}, so --max-length {max_length} is lowered"
     console.print(about, soft_wrap=True, markup=False)
@@ -97,12 +102,23 @@ def check(
         console.print(f"Rows dropped and cut, with reasons: {aside}", soft_wrap=True, markup=False)
     shares = [
         (sum(found.dropped.values()), found.rows, "rows are dropped", max_dropped, "--max-dropped"),
-        (sum(found.cut.values()), found.pairs, "pairs are longer than --max-length", max_cut, "--max-cut"),
-        (found.differs, found.compared, "pairs differ from the template", max_differs, "--max-differs"),
-        (found.special_rows, found.pairs, "pairs hold special-token text", max_special, "--max-special"),
-        (found.same_pair, found.pairs, "pairs are duplicates", max_duplicates, "--max-duplicates"),
+        (sum(found.cut.values()), found.pairs, f"{found.unit} are longer than --max-length", max_cut, "--max-cut"),
+        (found.differs, found.compared, f"{found.unit} differ from the template", max_differs, "--max-differs"),
+        (found.special_rows, found.pairs, f"{found.unit} hold special-token text", max_special, "--max-special"),
+        (found.same_pair, found.pairs, f"{found.unit} are duplicates", max_duplicates, "--max-duplicates"),
     ]
     return verdict(console, found, shares)
+
+
+def opened(
+    file: File, layout: LayoutName, reference: File | None, undecided: Undecided, turns: Turns, first: int
+) -> tuple[str, Iterator[Row], Callable[[Row], Group | Sequence[Group]]]:
+    """The layout of a file in words, its rows, and how one is read: as pairs where it holds such, else as answers."""
+    if layout == "auto" and reference is None and demonstrates(file):
+        read = partial(taught, author=f"file:{file.path.name}", turns=turns)
+        return "answers to imitate", rows_of(file, first), read
+    pairs = reader(file, layout, reference, Reading(undecided))
+    return pairs.layout.about, rows(file, first), pairs
 
 
 def counted(given: Iterator[Row], meter: Meter) -> Iterator[Row]:
@@ -183,7 +199,8 @@ def example(group: Group, renderer: Renderer, max_length: int) -> RenderableType
     from rich.text import Text
 
     out: list[RenderableType] = [Text(f"prompt {group.prompt.id}", style="bold")]
-    for name, completion in zip(("chosen", "rejected"), better_first(group, group.completions), strict=True):
+    called = ("chosen", "rejected") if len(group.completions) == 2 else ("answer",)
+    for name, completion in zip(called, better_first(group, group.completions), strict=True):
         rendered = renderer.conversation([*group.prompt.messages, Message("assistant", completion.text)])
         prompt = len(renderer.prompt_ids(group.prompt.messages))
         out.append(Text(f"{name}: {prompt} + {sum(rendered.trained[prompt:])} tokens", style="bold"))
@@ -266,7 +283,7 @@ def table(found: Findings, renderer: Renderer, max_length: int) -> Table:
         out.add_row(what, f"{count:,}", f"{count / total:.1%}" if total else "-", Text(note))
 
     add("rows", found.rows, total=found.rows)
-    add("usable pairs", found.pairs, total=found.rows)
+    add(f"usable {found.unit}", found.pairs, total=found.rows)
     for reason, count in found.dropped.most_common():
         add("  dropped", count, reason, found.rows)
     for reason, count in found.cut.most_common():
@@ -283,7 +300,7 @@ def table(found: Findings, renderer: Renderer, max_length: int) -> Table:
 def ends(found: Findings, renderer: Renderer) -> Iterator[tuple[str, int, str, int]]:
     """End-of-turn, EOS and BOS."""
     token = renderer.tokenizer.convert_ids_to_tokens(renderer.end_id)
-    answers = 2 * found.pairs
+    answers = found.answers
     eos = renderer.tokenizer.eos_token_id
     is_eos = "is" if renderer.end_id == eos else "is not"
     note = (
@@ -318,7 +335,9 @@ def texts(found: Findings, renderer: Renderer) -> Iterator[tuple[str, int, str, 
 def copies(found: Findings) -> Iterator[tuple[str, int, str, int]]:
     """Duplicates and what contradicts."""
     yield "duplicate prompts", found.same_prompt, "a prompt seen before, with any answers", found.pairs
-    yield "duplicate pairs", found.same_pair, "", found.pairs
+    yield f"duplicate {found.unit}", found.same_pair, "", found.pairs
+    if found.unit == "answers":
+        return
     yield "contradicting pairs", found.contradicted, "a pair seen before with the other answer preferred", found.pairs
     if found.ties or found.abstained:
         yield "ties, abstentions", found.ties + found.abstained, f"{found.ties} and {found.abstained}", found.pairs
@@ -329,15 +348,18 @@ def lengths(out: Table, found: Findings, max_length: int) -> None:
     if not found.pairs:
         return
     gaps = found.gaps
-    longer = sum(gap > 0 for gap in gaps)
-    note = f"tokens, chosen less rejected: mean {mean(gaps):+.1f}, median {quantile(gaps, 0.5):+.1f}"
-    out.add_row("chosen is longer", f"{longer:,}", f"{longer / found.pairs:.1%}", note)
+    if gaps:
+        longer = sum(gap > 0 for gap in gaps)
+        note = f"tokens, chosen less rejected: mean {mean(gaps):+.1f}, median {quantile(gaps, 0.5):+.1f}"
+        out.add_row("chosen is longer", f"{longer:,}", f"{longer / found.pairs:.1%}", note)
     for name, values in (
         ("prompt", found.prompt_tokens),
-        ("chosen", found.chosen_tokens),
+        ("chosen" if gaps else "answer", found.chosen_tokens),
         ("rejected", found.rejected_tokens),
-        ("prompt + longer answer", found.totals),
+        ("prompt + longer answer" if gaps else "prompt + answer", found.totals),
     ):
+        if not values:
+            continue
         beyond = sum(value > max_length for value in values)
         marks = ", ".join(f"{'max' if q == 1 else f'{q:.0%}'} {quantile(values, q):,.0f}" for q in QUANTILES)
         note = f"tokens: {marks} (count: beyond {max_length})"

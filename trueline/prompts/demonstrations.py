@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,6 +20,7 @@ from trueline.files import Row, Unusable, is_mapping, mapping_rows, rows, text_r
 from trueline.fingerprint import added
 from trueline.pipeline import Work, stage
 from trueline.prompts.exchanges import ENTRY, Exchange, Turns, exchanges, sharegpt
+from trueline.prompts.layouts import LAYOUTS
 from trueline.prompts.preferences import (
     Repeated,
     Rule,
@@ -34,6 +36,13 @@ from trueline.records import Completion, Group, Prompt, write_jsonl
 from trueline.store import File, Groups, Prompts
 
 TEXT = (".txt", ".text")
+ANSWERED = (
+    ("conversations",),
+    ("messages",),
+    ("prompt", "completion"),
+    ("instruction", "output"),
+    ("instruction", "instances"),
+)
 R = TypeVar("R", Group, Prompt)
 
 
@@ -45,6 +54,16 @@ def rows_of(file: File, first: int = 0) -> Iterator[Row]:
     return mapping_rows(path, ENTRY, first) if is_mapping(path) else rows(file, first)
 
 
+def demonstrates(file: File) -> bool:
+    """Whether a file's first row, which holds no pair, asks and answers something."""
+    if is_mapping(Path(file)):
+        return True
+    row = next(iter(rows(file, first=1)))
+    if any(layout.known(row) for layout in LAYOUTS.values()):
+        return False
+    return any(row.has(*fields) for fields in ANSWERED)
+
+
 def read_exchanges(row: Row, turns: Turns, without: tuple[str, ...]) -> list[Exchange]:
     """The exchanges of a row in which nothing stands that may not, in turns that are not asked for neither."""
     found = exchanges(row, turns)
@@ -53,6 +72,13 @@ def read_exchanges(row: Row, turns: Turns, without: tuple[str, ...]) -> list[Exc
         barred([m.content for m in row.messages("messages")] if row.has("messages") else [], without)
         barred([text for one in found for text in (*(m.content for m in one.messages), *one.answers)], without)
     return found
+
+
+def taught(row: Row, author: str, turns: Turns = "last", without: tuple[str, ...] = ()) -> list[Group]:
+    """The groups of a row, one per exchange. Raises as `exchanges` does, and for what has no answer or an empty one."""
+    found = read_exchanges(row, turns, without)
+    said = [(Prompt(one.asked, id=own_id(row, len(found))), one.answered(row)) for one in found]
+    return [Group(prompt, tuple(Completion(text, author) for text in answers)) for prompt, answers in said]
 
 
 @stage(Groups, rev=2, label="demonstrations", estimate=lambda file, first, **_: counts(file, first, 1))
@@ -75,13 +101,7 @@ def demonstrations(
     as "</s>", that no row may hold in any turn; it is dropped. repeated: as for `preferences`.
     """
     check_turns("demonstrations", turns, without)
-    author = f"file:{file.path.name}"
-
-    def read(row: Row) -> list[Group]:
-        found = read_exchanges(row, turns, without)
-        said = [(Prompt(one.asked, id=own_id(row, len(found))), one.answered(row)) for one in found]
-        return [Group(prompt, tuple(Completion(text, author) for text in answers)) for prompt, answers in said]
-
+    read = partial(taught, author=f"file:{file.path.name}", turns=turns, without=without)
     tally: Counter[str] = Counter()
 
     def told(groups: Iterator[Group]) -> Iterator[Group]:

@@ -1,4 +1,4 @@
-"""What a preference file looks like to a model, in numbers: what `trueline check` shows, without its table.
+"""What a file of pairs or of answers looks like to a model, in numbers: what `trueline check` shows, without its table.
 
 Everything is seen through the renderer that training uses. Rows that training could not use are dropped here for the
 same reasons; rows that it would cut are counted. Nothing is printed and nothing is written.
@@ -26,7 +26,8 @@ T = TypeVar("T")
 
 @dataclass
 class Findings:
-    """Counts over the rows of a file, and lengths in tokens of the pairs that can be used.
+    """Counts over the rows of a file, and lengths in tokens of the pairs that can be used (or, in a file of answers to
+    imitate, of the answers: "chosen" ones without a rejected one).
 
     dropped, cut: reason -> rows. differs: pairs whose ids are not the template's own tokenisation, of `compared` pairs
     without special-token text. unprefixed: those of them where the template's prompt is no prefix of its conversation.
@@ -58,6 +59,16 @@ class Findings:
     chosen_tokens: list[int] = field(default_factory=list)
     rejected_tokens: list[int] = field(default_factory=list)
 
+    @property
+    def answers(self) -> int:
+        """How many answers were looked at."""
+        return len(self.chosen_tokens) + len(self.rejected_tokens)
+
+    @property
+    def unit(self) -> str:
+        """What is counted: pairs, or answers where nothing is compared."""
+        return "pairs" if self.rejected_tokens or not self.pairs else "answers"
+
     def share(self, count: int) -> float:
         """`count` as a share of the usable pairs."""
         return count / self.pairs if self.pairs else 0.0
@@ -65,12 +76,13 @@ class Findings:
     @property
     def gaps(self) -> list[int]:
         """Tokens of the chosen answer less those of the rejected one, by pair."""
-        return [c - r for c, r in zip(self.chosen_tokens, self.rejected_tokens, strict=True)]
+        return [c - r for c, r in zip(self.chosen_tokens, self.rejected_tokens, strict=False)]
 
     @property
     def totals(self) -> list[int]:
         """Tokens of the prompt and the longer answer, by pair."""
-        both = zip(self.prompt_tokens, self.chosen_tokens, self.rejected_tokens, strict=True)
+        rejected = self.rejected_tokens or [0] * len(self.chosen_tokens)
+        both = zip(self.prompt_tokens, self.chosen_tokens, rejected, strict=True)
         return [p + max(c, r) for p, c, r in both]
 
 
@@ -91,12 +103,13 @@ class Examiner:
     _prompts: set[str] = field(default_factory=set, repr=False)
     _pairs: dict[str, float | None] = field(default_factory=dict, repr=False)
 
-    def groups(self, rows: Iterable[Row], read: Callable[[Row], Group]) -> Iterator[Group]:
-        """The pairs of the rows that can be trained on, each a group of two answers."""
+    def groups(self, rows: Iterable[Row], read: Callable[[Row], Group | Sequence[Group]]) -> Iterator[Group]:
+        """What can be trained on of the rows: pairs, each a group of two answers, or single answers."""
         for row in rows:
             self.findings.rows += 1
             try:
-                pairs = list(pairs_of(read(row)))
+                given = read(row)
+                pairs = [pair for one in ([given] if isinstance(given, Group) else given) for pair in pairs_of(one)]
                 for pair in pairs:
                     self.look(pair, row)
             except Unusable as problem:
@@ -123,7 +136,7 @@ class Examiner:
         found.pairs += 1
         found.prompt_tokens.append(len(prompt))
         found.chosen_tokens.append(len(answers[0]))
-        found.rejected_tokens.append(len(answers[1]))
+        found.rejected_tokens += [len(ids) for ids in answers[1:]]
         self.look_at_ends(prompt, answers, row)
         self.look_at_texts(group)
         self.look_for_copies(group)
@@ -139,12 +152,13 @@ class Examiner:
             starts += 1
         found.bos[starts] += 1
         room = self.max_length - len(prompt)
-        names = [name for name, ids in zip(("chosen", "rejected"), answers, strict=True) if len(ids) > room]
+        called = ("chosen", "rejected") if len(answers) == 2 else ("answer",)
+        names = [name for name, ids in zip(called, answers, strict=True) if len(ids) > room]
         if names:
             reason = f"{' and '.join(names)} longer than --max-length"
             found.cut[reason] += 1
             self.aside(f"cut: {reason}", row)
-            found.same_once_cut += answers[0][:room] == answers[1][:room]
+            found.same_once_cut += len(answers) == 2 and answers[0][:room] == answers[1][:room]
 
     def look_at_texts(self, group: Group) -> None:
         """Special-token text, and answers that repeat the prompt."""
@@ -157,17 +171,16 @@ class Examiner:
         found.own_end += sum(c.text.rstrip().endswith(end) for c in group.completions)
         asked = group.prompt.messages[-1].content.strip()
         found.repeats_prompt += len(asked) > 20 and all(c.text.lstrip().startswith(asked) for c in group.completions)
-        p = group.preferences[0].p
-        found.ties += p == 0.5
-        found.abstained += p is None
+        found.ties += any(x.p == 0.5 for x in group.preferences)
+        found.abstained += any(x.p is None for x in group.preferences)
 
     def look_for_copies(self, group: Group) -> None:
         """Prompts and pairs seen before, as they were or the other way round."""
         found = self.findings
         asked = content_hash([(m.role, m.content) for m in group.prompt.messages])
-        chosen, rejected = (completion.text for completion in group.completions)
-        pair, swapped = content_hash([asked, chosen, rejected]), content_hash([asked, rejected, chosen])
-        p = group.preferences[0].p
+        said = [completion.text for completion in group.completions]
+        pair, swapped = content_hash([asked, *said]), content_hash([asked, *said[::-1]])
+        p = group.preferences[0].p if group.preferences else None
         found.same_prompt += asked in self._prompts
         found.same_pair += pair in self._pairs
         # The same pair twice with the winners exchanged, or the answers exchanged with the same winner.
@@ -192,7 +205,9 @@ class Examiner:
 
 
 def pairs_of(group: Group) -> Iterator[Group]:
-    """Each preference of a group with its two answers."""
+    """Each preference of a group with its two answers; each answer by itself where none were compared."""
+    if not group.preferences:
+        yield from (Group(group.prompt, (completion,)) for completion in group.completions)
     for preference in group.preferences:
         two = tuple(group.completions[at] for at in (preference.left, preference.right))
         yield Group(group.prompt, two, preferences=(msgspec.structs.replace(preference, left=0, right=1),))
@@ -200,7 +215,7 @@ def pairs_of(group: Group) -> Iterator[Group]:
 
 def better_first(group: Group, two: Sequence[T]) -> Sequence[T]:
     """What belongs to the two answers of a pair, that of the better one first."""
-    p = group.preferences[0].p
+    p = group.preferences[0].p if group.preferences else None
     return two[::-1] if p is not None and p < 0.5 else two
 
 

@@ -20,7 +20,7 @@ from trueline.feedback.judge import judge
 from trueline.feedback.reward import Reward
 from trueline.heads import Head
 from trueline.models import LoRA, pretrained
-from trueline.prompts.preferences import LayoutName, preferences
+from trueline.prompts.preferences import LayoutName, Undecided, preferences
 from trueline.prompts.take import take
 from trueline.sample.draw import draw
 from trueline.sample.hf import HF
@@ -32,7 +32,7 @@ from trueline.train.objectives.sft import SFT
 from trueline.train.objectives.sum import Sum
 from trueline.train.score import score
 from trueline.train.stage import train
-from trueline.train.views import Demonstrations, First, Pairs
+from trueline.train.views import Demonstrations, Pairs
 
 Reads = Literal["none", "identity", "bert", "t5", "swiglu_bert", "swiglu_t5"]
 
@@ -44,6 +44,7 @@ def align(
     eval_prefs: Path,
     layout: LayoutName = "auto",
     reference: Path | None = None,
+    undecided: Undecided = "drop",
     loss: Literal["sigmoid", "ipo", "robust"] = "sigmoid",
     beta: float = 0.1,
     label_smoothing: float = 0.0,
@@ -70,10 +71,11 @@ def align(
 
     Args:
         base: a Hugging Face model folder, or a hub id.
-        prefs: training pairs as JSON lines: TRL's preference format, HH-RLHF transcripts or AlpacaEval annotations.
-        eval_prefs: held-out pairs in any of these formats.
+        prefs: training pairs, in any layout that `trueline check` knows (docs/data.md).
+        eval_prefs: held-out pairs in any of these layouts.
         layout: the rows' format; auto recognises it by the first row.
         reference: the reference system's outputs, for AlpacaEval rows without output_1.
+        undecided: ties and abstentions: written aside, kept as values, or read as the second answer's (docs/data.md).
         loss: DPO's loss on a pair.
         beta: DPO's inverse temperature: larger keeps the policy nearer to SFT.
         label_smoothing: share of the pairs' labels taken to be wrong, from 0 to 0.5.
@@ -99,24 +101,22 @@ def align(
     if head == "none" and head_loss != "separable":
         raise UserError(f"align(head_loss={head_loss!r})", "there is no head to train", "", "Choose one with --head.")
     start = pretrained(base)
-    read = partial(preferences, layout=layout, empty=empty, same=same, reference=File(reference) if reference else None)
+    rules: dict[str, Any] = {"layout": layout, "empty": empty, "same": same, "undecided": undecided}
+    read = partial(preferences, reference=File(reference) if reference else None, **rules)
     pairs, held_out = read(File(prefs), label="train-pairs"), Pairs(read(File(eval_prefs), label="held-out-pairs"))
     rows: dict[str, Any] = {"max_length": max_length, "long": long, "chat": chat}
     lora = LoRA(r=lora_r, alpha=2.0 * lora_r) if lora_r else None
     fit = partial(train, batch_size=batch_size, max_dropped=max_dropped, lora=lora, seed=seed, **rows)
 
-    sft = taught(start, Demonstrations(pairs, First()), partial(fit, lr=sft_lr), vocab_epochs, sft_epochs)
-    objective = DPO(beta=beta, loss=loss, label_smoothing=label_smoothing)
-    last = preferred(partial(fit, sft, Pairs(pairs), lr=dpo_lr, epochs=dpo_epochs), objective, head, head_loss)
-
+    sft = taught(start, Demonstrations(pairs), partial(fit, lr=sft_lr), vocab_epochs, sft_epochs)
+    dpo = DPO(beta=beta, loss=loss, label_smoothing=label_smoothing)
+    last = preferred(partial(fit, sft, Pairs(pairs), lr=dpo_lr, epochs=dpo_epochs), dpo, head, head_loss)
     asked = take(held_out.groups, show, label="held-out-prompts")
-    sampling = Sampling(max_tokens=max_tokens, seed=seed)
-    arm = partial(answered, held_out, asked, sampling, max_dropped, rows)
+    arm = partial(answered, held_out, asked, Sampling(max_tokens=max_tokens, seed=seed), max_dropped, rows)
     middle = (arm("SFT", sft, start),) if sft is not start else ()
     final = arm("DPO", last, sft) if head == "none" else arm("DPO+DPH", last, sft, heads=True)
-    return report(
-        f"What the pairs bought {Path(base).name}", (arm("base", start, start), *middle, final), baseline="base"
-    )
+    arms = (arm("base", start, start), *middle, final)
+    return report(f"What the pairs bought {Path(base).name}", arms, baseline="base")
 
 
 def taught(start: Policy, chosen: Demonstrations, fit: partial[Policy], vocab_epochs: int, sft_epochs: int) -> Policy:
