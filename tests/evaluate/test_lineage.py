@@ -5,11 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.evaluate.study import marks, questions, written
+from tests.evaluate.study import marks, questions, study, written
 from trueline.errors import UserError
 from trueline.evaluate.lineage import cost, spent
 from trueline.evaluate.report import Arm, report
 from trueline.evaluate.results import Cost, Result
+from trueline.evaluate.statistics import Interval
+from trueline.evaluate.table import draw
 from trueline.feedback.judge import judge
 from trueline.feedback.rule import Rule
 from trueline.pipeline import Work, make, stage
@@ -93,3 +95,14 @@ def test_the_report_says_what_each_arm_cost():
     assert answer.figure == "≥$2.04" and "10 teacher calls, 90 feedback calls, at least $2.0400 for 80" in answer.text
     page = (made.path / "report.html").read_text()
     assert "≥$2.04" in page and "80 calls, 9.7k + 970 tokens" in page
+
+
+def test_a_table_with_every_column_cuts_no_figure():
+    """Costs beside duels, divergence and length: closer columns, all of them whole."""
+    result = msgspec.json.decode((make(study(n=30)).path / "report.json").read_bytes(), type=Result)
+    half, paid = Interval(30, 0.5, None, 0.42, 0.58), Cost(5_800, 0, 9, 1_100_000, 321.0, 9, calls=70, microusd=9**9)
+    arms = tuple(msgspec.structs.replace(arm, cost=paid, kl=half) for arm in result.arms)
+    table = draw(msgspec.structs.replace(result, arms=arms))
+    row = next(line for line in table.splitlines() if line.strip().startswith("DPO "))
+    assert " ".join(row.split()).endswith("0.5 5.8k $387.42 1.1M 5 min 21 s")
+    assert "…" not in table and max(map(len, table.splitlines())) <= 100

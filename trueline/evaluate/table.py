@@ -50,7 +50,10 @@ def draw(result: Result, width: int = WIDTH) -> str:
     for arm in result.arms:
         table.add_row(*(cell(arm) for _, cell in shown))
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    console.print(table)
+    wide = console.options.update(width=10 * width)
+    table.collapse_padding = console.measure(table, options=wide).maximum > width
+    # A figure is never cut: rather a line that is too long.
+    console.print(table, width=max(width, console.measure(table, options=wide).maximum), crop=False)
     console.print(legend(result, {head for head, _ in shown}), highlight=False)
     for answer in result.headline:
         parts = [answer.question, answer.figure, answer.text]
