@@ -45,6 +45,19 @@ def test_the_objective_gives_the_worked_number(examples):
     assert hinge.weight(batch) == 1.0
 
 
+def test_the_advantage_rule_measures_against_the_mean(examples):
+    """Rewards 1 and 5 of answers of 2 tokens and 1: mean 3, so -2, -2 and 2."""
+    import numpy as np
+
+    from tests.train.online.told import rollout
+    from trueline.train.online.ppo import PPO
+
+    rule = load(examples, "reinforce").Reinforce()
+    found = rule(np.array([0.5, 0.5, 5.0]), rollout([2, 1], [0, 0]))
+    assert found.advantages_E.tolist() == [-2, -2, 2]
+    assert PPO(rule).name == "reinforce"
+
+
 def test_the_critics_judge_and_their_biases_cancel(examples, tmp_path):
     from trueline.feedback.compare import Compare
     from trueline.feedback.rule import Rule

@@ -77,6 +77,33 @@ def masked_whiten(x, mask, shift):
     return out if shift else out + mean
 
 
+def plain_advantages(algorithm, rewards, old_values, mask, answers):
+    """Advantages and returns [N, L - 1], answer by answer, token by token from the last."""
+    advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
+    if old_values is not None:
+        gamma, lam = algorithm.advantage.gamma, algorithm.advantage.lam
+        for n in range(len(rewards)):
+            after, value_after = 0.0, 0.0
+            for t in reversed(mask[n].nonzero()[:, 0].tolist()):
+                delta = rewards[n, t] + gamma * value_after - old_values[n, t]
+                after = delta + gamma * lam * after
+                value_after = old_values[n, t]
+                advantages[n, t] = after
+        return masked_whiten(advantages, mask, shift=True), advantages + old_values
+    whole = (rewards * mask).sum(1)
+    first = 0
+    for group in answers:
+        of = slice(first, first + len(group))
+        for n in range(first, first + len(group)):
+            if isinstance(algorithm.advantage, RLOO):
+                others = [float(whole[m]) for m in range(first, first + len(group)) if m != n]
+                advantages[n] = whole[n] - sum(others) / len(others)
+            else:
+                advantages[n] = (whole[n] - whole[of].mean()) / (whole[of].std() + 1e-4)
+        first += len(group)
+    return advantages, returns
+
+
 def plain(model, reference, head, algorithm, iterations):
     """The script: what each iteration reports as its mean loss; model and head are trained in place."""
     parameters = [*model.parameters(), *(head.parameters() if head is not None else ())]
@@ -107,30 +134,7 @@ def plain(model, reference, head, algorithm, iterations):
                 rewards[n, mask[n].nonzero()[-1]] += score[n]
             if algorithm.whiten_rewards:
                 rewards = masked_whiten(rewards, mask, shift=False)
-            advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
-            if head is not None:
-                gamma, lam = algorithm.advantage.gamma, algorithm.advantage.lam
-                for n in range(len(flat)):
-                    after, value_after = 0.0, 0.0
-                    for t in reversed(mask[n].nonzero()[:, 0].tolist()):
-                        delta = rewards[n, t] + gamma * value_after - old_values[n, t]
-                        after = delta + gamma * lam * after
-                        value_after = old_values[n, t]
-                        advantages[n, t] = after
-                returns = advantages + old_values
-                advantages = masked_whiten(advantages, mask, shift=True)
-            else:
-                whole = (rewards * mask).sum(1)
-                first = 0
-                for group in answers:
-                    of = slice(first, first + len(group))
-                    for n in range(first, first + len(group)):
-                        if isinstance(algorithm.advantage, RLOO):
-                            others = [float(whole[m]) for m in range(first, first + len(group)) if m != n]
-                            advantages[n] = whole[n] - sum(others) / len(others)
-                        else:
-                            advantages[n] = (whole[n] - whole[of].mean()) / (whole[of].std() + 1e-4)
-                    first += len(group)
+            advantages, returns = plain_advantages(algorithm, rewards, old_values, mask, answers)
             apart = (old - ref)[mask].sum().item() / len(flat)
         mean = []
         for _ in range(algorithm.epochs):

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from trueline.train.online.ppo import PPO
     from trueline.work import Work
 
+COUNTED = ("samples", "abstained", "tokens", "train_tokens")
+"""What is added up over the iterations in the record."""
+
 REPORTED = ("loss", "grad_norm", "policy/", "value/")
 """What is logged of the optimiser steps, as the mean over those of an iteration."""
 
@@ -81,7 +84,7 @@ class Iterations:
         rewards_E = rewards.of_tokens(worth_N, rollout, self.algorithm, self.kl)
         advantages = self.algorithm.advantage(rewards_E, rollout)
         report = described(rollout, rewards_E, advantages) | gap(kept, found) | watched(answered)
-        report |= {KL: self.kl, "abstained": sum(len(a.completions) for a in answered) - len(kept)}
+        report |= {KL: self.kl, **drawn(answered)}
         steps = self.learn(self.rows(number, sequences, rollout, advantages), rollout.group_N)
         self.kl = self.algorithm.next_kl(self.kl, report["kl/answer"], len(kept))
         self.done = number + 1
@@ -238,6 +241,13 @@ def gap(kept: Sequence[Judged], found: Sequence[Read]) -> dict[str, float]:
     return {"sampler/gap": float(apart_E.mean()), "sampler/gap_max": float(apart_E.max())}
 
 
+def drawn(answered: Sequence[Answered]) -> dict[str, int]:
+    """How much was drawn: answers, those without a score among them, and tokens."""
+    said = [completion for each in answered for completion in each.completions]
+    silent = sum(score is None for each in answered for score in each.scores)
+    return {"samples": len(said), "abstained": silent, "tokens": sum(len(c.tokens or ()) for c in said)}
+
+
 def watched(answered: Sequence[Answered]) -> dict[str, float]:
     """The mean score of the critic that only watches."""
     scores = [score for each in answered for score in each.watched if score is not None]
@@ -249,7 +259,7 @@ def mean_of(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
     names = dict.fromkeys(name for step in steps for name in step if name.startswith(REPORTED))
     out = {name: float(np.mean([step[name] for step in steps if name in step])) for name in names}
     tokens, trie_tokens = (sum(step[name] for step in steps) for name in ("tokens", "trie_tokens"))
-    return out | {"sharing": tokens / max(1, trie_tokens)}
+    return out | {"train_tokens": tokens, "sharing": tokens / max(1, trie_tokens)}
 
 
 def run(state: Iterations, iterations: int, work: Work, meter: Meter) -> list[dict[str, Any]]:
@@ -261,6 +271,8 @@ def run(state: Iterations, iterations: int, work: Work, meter: Meter) -> list[di
         row = state.iterate()
         row["seconds"] = round(time.perf_counter() - began, 3)
         history.append(row)
+        for name in COUNTED:
+            work.count(name, row[name])
         fit.report([row], work, loop.accelerator, meter)
         meter.update(f"online, reward {row['reward']:.3f}, KL {row['kl/answer']:.2f}")
         meter.advance(1)

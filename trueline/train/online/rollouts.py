@@ -27,7 +27,7 @@ import torch
 
 from trueline import trie
 from trueline.errors import UserError
-from trueline.feedback.protocol import Critic, metering
+from trueline.feedback.protocol import Critic, meter, metering
 from trueline.records import Completion, Group, Prompt, Record
 from trueline.train.fit import values
 from trueline.train.views import mean_preference
@@ -123,7 +123,13 @@ class Collector:
         written = self.writer.generate(prompts, sampling)
         groups = [Group(prompt, tuple(said)) for prompt, said in zip(prompts, written, strict=True)]
         scores = scored(self.critic, groups)
-        watched = scored(self.watch, groups) if self.watch is not None else [()] * len(groups)
+        watched: list[Scores] = [()] * len(groups)
+        if self.watch is not None:
+            # What looking on costs is no part of what the policy learned from.
+            with metering() as aside:
+                watched = scored(self.watch, groups)
+            for name, n in aside.items():
+                meter(f"watched_{name}", n)
         rows = zip(chosen, groups, scores, watched, strict=True)
         return [Answered(int(i), group.completions, *said) for i, group, *said in rows]
 
