@@ -31,14 +31,13 @@ from typing import Any, Literal
 
 from trueline.errors import UserError
 from trueline.feedback.pairing import SPREAD, Ranked, every, published
-from trueline.feedback.protocol import meter
-from trueline.feedback.shape import BY as SHAPE
-from trueline.feedback.shape import unfit
+from trueline.feedback.protocol import SHAPE, meter, unfit
 from trueline.records import Group, Preference
 
 _NAME = re.compile(r"(?P<model>.+)-(?P<style>[^-]+)-(?P<shots>\d+)shot")
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([bm])(?!\w)", re.IGNORECASE)
 _UNITS = {"b": 1e9, "m": 1e6}
+_LABEL = re.compile(r"[\w.+-]+-([0-9a-f]{8})\b")
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,15 @@ class Generator:
             return cls(author, author, parameters(author))
         model = found["model"]
         return cls(author, model, parameters(model), int(found["shots"]), found["style"])
+
+
+def key(author: str) -> str:
+    """What an author is known by: a policy by its digits alone, as its label may differ from recipe to recipe.
+
+    >>> key("small-a6149ee0-good-5shot")
+    'a6149ee0-good-5shot'
+    """
+    return _LABEL.sub(r"\1", author)
 
 
 def parameters(model: str) -> float:
@@ -129,7 +137,7 @@ class ByGenerator:
         if not isinstance(self.tiers, tuple | list):
             raise UserError("ByGenerator(tiers)", f"got {self.tiers!r}", "a tuple of authors, the best first")
         object.__setattr__(self, "tiers", tuple(self.tiers))
-        names = [one.author for tier in self.ranks for one in tier]
+        names = [key(one.author) for tier in self.ranks for one in tier]
         if len(self.tiers) < 2 or not all(self.ranks):
             got = f"{len(self.tiers)} tier" + ("" if len(self.tiers) == 1 else "s")
             cure = "Authors in a tuple of their own are a tie; write (best, other), not ((best, other),)."
@@ -159,29 +167,31 @@ class ByGenerator:
         ]
 
     @cached_property
-    def places(self) -> dict[str, tuple[int, int]]:
-        """Tier and place in the whole order, by author."""
-        told = [(one.author, tier) for tier, of in enumerate(self.ranks) for one in of]
-        return {author: (tier, place) for place, (author, tier) in enumerate(told)}
+    def known(self) -> dict[str, tuple[int, int, Generator]]:
+        """Tier, place in the whole order, and what is known of an author, by its key."""
+        told = [(tier, one) for tier, of in enumerate(self.ranks) for one in of]
+        return {key(one.author): (tier, place, one) for place, (tier, one) in enumerate(told)}
 
     def survey(self, groups: Sequence[Group]) -> None:
         """Refuse tiers that were not generated, and an author all of whose answers were set aside."""
-        every, fit, why = Counter[str](), Counter[str](), dict[str, Counter[str]]()
+        names, fit, why = dict[str, str](), Counter[str](), dict[str, Counter[str]]()
         for group in groups:
             for completion, said in _with_feedback(group):
-                every[completion.author] += 1
-                fit[completion.author] += not unfit(said, self.set_aside_by) and bool(completion.text.strip())
-                labels = [one.label for one in said if one.by == self.set_aside_by and one.label]
-                why.setdefault(completion.author, Counter()).update(labels[-1:])
-        missing = [author for author in self.places if author not in every]
+                author = key(completion.author)
+                names[author] = completion.author
+                aside = unfit(said, self.set_aside_by)
+                fit[author] += not aside and bool(completion.text.strip())
+                label = next((one.label for one in reversed(said) if one.by == self.set_aside_by), None)
+                why.setdefault(author, Counter())[(label if aside else None) or "blank"] += 1
+        missing = [one.author for id, (_, _, one) in self.known.items() if id not in names]
         if missing and groups:
-            generated = ", ".join(sorted(every)) or "nothing"
-            raise UserError("ByGenerator(tiers)", f"no answer is by {', '.join(missing)}", f"among {generated}")
-        for author in self.places if groups else ():
+            generated = ", ".join(sorted(names.values())) or "nothing"
+            raise UserError("ByGenerator(tiers)", f"no answer is by {', '.join(missing)}", f"some of {generated}")
+        for author in self.known if groups else ():
             if not fit[author]:
-                told = ", ".join(f"{label} {n}" for label, n in why[author].most_common()) or "all blank"
+                told = ", ".join(f"{label} {n}" for label, n in why[author].most_common())
                 raise UserError(
-                    f"ByGenerator, {author}", f"all of its {every[author]} answers were set aside ({told})",
+                    f"ByGenerator, {names[author]}", f"all of its {why[author].total()} answers are set aside ({told})",
                     "some that can be compared", "Look at its answers; leave it out, or loosen the rules: Shape(...).",
                 )  # fmt: skip
 
@@ -193,15 +203,11 @@ class ByGenerator:
         return [group.with_preferences(self._preferences(group)) for group in groups]
 
     def _preferences(self, group: Group) -> Iterator[Preference]:
-        known = {one.author: one for tier in self.ranks for one in tier}
         told = list(_with_feedback(group))
-        order = sorted(
-            (i for i, (c, _) in enumerate(told) if c.author in known), key=lambda i: self.places[told[i][0].author][1]
-        )
-        answers = [
-            Ranked(self.places[c.author][0], c.text, unfit(said, self.set_aside_by))
-            for c, said in map(told.__getitem__, order)
-        ]
+        found = [(self.known.get(key(completion.author)), i) for i, (completion, _) in enumerate(told)]
+        # By their place in the order, so that a group's own order means nothing but among one author's answers.
+        order = sorted(((one, i) for one, i in found if one is not None), key=lambda x: (x[0][1], x[1]))
+        answers = [Ranked(tier, told[i][0].text, unfit(told[i][1], self.set_aside_by)) for (tier, _, _), i in order]
         pairs, blocked = (every if self.pairs == "all" else published)(answers, self.spread)
         for name, n in (
             ("unranked", len(told) - len(order)),
@@ -212,9 +218,8 @@ class ByGenerator:
             if n:
                 meter(name, n)
         for better, worse in pairs:
-            left, right = order[better], order[worse]
-            why = reasons(*(known[group.completions[i].author] for i in (left, right)))
-            yield Preference(left, right, self.belief, self.name, raw=tuple(why))
+            (left, i), (right, j) = order[better], order[worse]
+            yield Preference(i, j, self.belief, self.name, raw=tuple(reasons(left[2], right[2])))
 
 
 def _with_feedback(group: Group) -> Iterator[tuple[Any, Any]]:

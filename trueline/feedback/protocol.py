@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from trueline.errors import UserError
-from trueline.records import Group, Prompt
+from trueline.records import Feedback, Group, Prompt
+
+SHAPE, FIT = "shape", "fit"
+"""Who says that an answer is not to be used (the critic `Shape`), and its label for one that is."""
 
 Item = tuple[Prompt, str, str]
 """One question to a comparer: the prompt, the answer shown first, the answer shown second."""
@@ -103,6 +106,16 @@ def one_sided(critic: str, flips: int, decided: int) -> str | None:
         f"{critic}: the two orders of {flips} of {decided} pairs ({flips / decided:.0%}) name different winners; "
         "it follows the position, or chance, more than the answers"
     )
+
+
+def unfit(feedback: Sequence[Feedback], by: str = SHAPE) -> bool:
+    """Whether critic `by` labelled a completion, and not as fit: it is to be passed over. Its last word counts.
+
+    >>> unfit((Feedback("shape", label="short"),)), unfit((Feedback("shape", label="fit"),)), unfit(())
+    (True, False, False)
+    """
+    labels = [said.label for said in feedback if said.by == by and said.label is not None]
+    return bool(labels) and labels[-1] != FIT
 
 
 _meter: contextvars.ContextVar[Counter[str] | None] = contextvars.ContextVar("meter", default=None)

@@ -31,13 +31,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from trueline.errors import UserError, closest
-from trueline.feedback.protocol import meter
+from trueline.feedback.protocol import FIT, SHAPE, meter
 from trueline.records import Completion, Feedback, Group
 
 Check = Literal["short", "asks", "well", "unfinished", "unsure", "turn", "image"]
 RULES: tuple[Check, ...] = get_args(Check)
-FIT = "fit"
-BY = "shape"
 
 _WELL = (re.compile(r"well\b", re.IGNORECASE), re.compile("well", re.IGNORECASE))
 _UNSURE = (
@@ -70,7 +68,7 @@ class Shape:
 
     @property
     def name(self) -> str:
-        return BY
+        return SHAPE
 
     def calls(self, groups: int, completions: int) -> int:
         """None: the text is at hand."""
@@ -87,8 +85,8 @@ class Shape:
         """The label of one completion, with the reason."""
         for rule in RULES:
             if rule in self.rules and (reason := self.broken(rule, completion)):
-                return Feedback(BY, label=rule, text=reason)
-        return Feedback(BY, label=FIT)
+                return Feedback(SHAPE, label=rule, text=reason)
+        return Feedback(SHAPE, label=FIT)
 
     def broken(self, rule: Check, completion: Completion) -> str:
         """Why a completion breaks a rule; "" where it does not."""
@@ -105,9 +103,3 @@ class Shape:
             return 'it begins with "well"' if _WELL[old].match(text) else ""
         found = {"unsure": _UNSURE[old], "turn": _TURN[old], "image": _IMAGE}[rule].search(text)
         return f'it holds "{found[0]}"' if found else ""
-
-
-def unfit(feedback: Sequence[Feedback], by: str = BY) -> bool:
-    """Whether critic `by` labelled a completion, and not as fit; its last word counts."""
-    labels = [said.label for said in feedback if said.by == by and said.label is not None]
-    return bool(labels) and labels[-1] != FIT

@@ -139,9 +139,10 @@ class Prompted:
     def __enter__(self) -> Prompted:
         opened = self.engine.__enter__()
         vars(self)["_opened"] = opened
-        if self.form != "chat" and isinstance(opened, HF) and opened.writer.loaded.renderer.style != "plain":
+        style = opened.writer.loaded.renderer.style if isinstance(opened, HF) else "plain"
+        if self.form != "chat" and style != "plain":
             self.__exit__()
-            got = f'it renders prompts as {opened.writer.loaded.renderer.style}, and form="{self.form}" is a whole text'
+            got = f'it renders prompts as {style}, and form="{self.form}" is a whole text'
             cure = 'Write HF(policy, chat="plain"), or form="chat".'
             raise UserError(f"engine {self.name}", got, "a model that continues the text as it stands", cure)
         return self
