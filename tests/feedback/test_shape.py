@@ -7,11 +7,11 @@ import pytest
 from trueline.errors import UserError
 from trueline.feedback.judge import check_appended
 from trueline.feedback.protocol import metering, unfit
-from trueline.feedback.shape import FIT, RULES, Shape
+from trueline.feedback.shape import FIT, RULES, WellFormed
 from trueline.records import Completion, Feedback, Group, Prompt
 
 LONG = "This is an answer that is long enough to be kept by all the rules"  # 65 characters
-OURS, OLD = Shape(), Shape(published=True)
+OURS, OLD = WellFormed(), WellFormed(published=True)
 
 
 def label(shape, text, stopped="stop"):
@@ -62,12 +62,12 @@ def test_the_first_broken_rule_is_said_and_a_cut_answer_is_unfinished():
 
 
 def test_rules_may_be_left_out_and_the_least_length_set():
-    town = Shape(least=1, rules=("short", "unfinished"))
+    town = WellFormed(least=1, rules=("short", "unfinished"))
     assert [label(town, text) for text in ("", "No?", "Well")] == ["short", FIT, FIT]
     with pytest.raises(UserError, match='Did you mean "asks"'):
-        Shape(rules=("ask",))
+        WellFormed(rules=("ask",))
     with pytest.raises(UserError, match="a number of characters"):
-        Shape(least=-1)
+        WellFormed(least=-1)
 
 
 def test_groups_keep_their_answers_and_are_counted_by_reason():

@@ -27,7 +27,7 @@ SPREAD = 0.5
 
 @dataclass(frozen=True)
 class Ranked:
-    """One answer: its tier, 0 the best; its text; whether it was set aside (`Shape`)."""
+    """One answer: its tier, 0 the best; its text; whether it was set aside (`WellFormed`)."""
 
     tier: int
     text: str

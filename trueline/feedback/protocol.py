@@ -21,7 +21,7 @@ from trueline.errors import UserError
 from trueline.records import Feedback, Group, Prompt
 
 SHAPE, FIT = "shape", "fit"
-"""Who says that an answer is not to be used (the critic `Shape`), and its label for one that is."""
+"""Who says that an answer is not to be used (the critic `WellFormed`), and its label for one that is."""
 
 Item = tuple[Prompt, str, str]
 """One question to a comparer: the prompt, the answer shown first, the answer shown second."""

@@ -1,7 +1,7 @@
-"""`Shape`: answers that are not used, told by their form and by keywords; each says why, none disappears.
+"""`WellFormed`: answers that are not used, told by their form and by keywords; each says why, none disappears.
 
-    judge(drawn, Shape())                       the rules of ALMoST, mended
-    judge(drawn, Shape(published=True))         exactly as released: "BAD" of its files
+    judge(drawn, WellFormed())                       the rules of ALMoST, mended
+    judge(drawn, WellFormed(published=True))         exactly as released: "BAD" of its files
 
 A critic like others: every completion gets a label, `FIT` or the name of the first rule that it breaks, and the reason
 as text. Whoever reads the groups later (`ByGenerator`, best-of-n) passes over those that are not fit; the record counts
@@ -47,7 +47,7 @@ _IMAGE = re.compile("<image>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Shape:
+class WellFormed:
     """Labels every completion `FIT`, or with the first of `rules` that it breaks.
 
     least: characters of an answer that is long enough. rules: those that are looked at, in the order of `RULES`.
@@ -61,10 +61,10 @@ class Shape:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(self.rules))
         if not isinstance(self.least, int) or self.least < 0:
-            raise UserError("Shape(least=...)", f"got {self.least!r}", "a number of characters")
+            raise UserError("WellFormed(least=...)", f"got {self.least!r}", "a number of characters")
         for rule in self.rules:
             if rule not in RULES:
-                raise UserError("Shape(rules=...)", f'got "{rule}"', "a rule", closest(str(rule), list(RULES)))
+                raise UserError("WellFormed(rules=...)", f'got "{rule}"', "a rule", closest(str(rule), list(RULES)))
 
     @property
     def name(self) -> str:
