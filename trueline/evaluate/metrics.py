@@ -169,7 +169,7 @@ def guessing(labelled: Sequence[Outcome], name: str) -> float | None:
         return None
     if name == "mc2":
         return sum(len(one.accepted) / len(one.values) for one in labelled) / len(labelled)
-    if name == "accuracy":
+    if name in ("accuracy", "ties_hit"):
         return chance(Item(one.item, (), ("",) * len(one.values), one.answer) for one in labelled)
     return 0.0
 
@@ -181,6 +181,16 @@ def accuracy(labelled: Sequence[Outcome]) -> Metric:
     """Mean share of the prediction that is right; an item that was not scored is a miss. Wilson interval."""
     hits = [one.hit for one in labelled if one.hit is not None]
     return Metric("accuracy", wilson(sum(hits), len(hits)), _missed(labelled, "counted as misses"))
+
+
+def ties_hit(labelled: Sequence[Outcome]) -> Metric:
+    """Accuracy with ties as hits, as ALMoST's evaluation of Static HHH counts them: a constant head scores 1.
+
+    >>> ties_hit([Outcome("q", (0.0, 0.0), (0, 1), 0, hit=0.5)]).interval.mean
+    1.0
+    """
+    hits = [float(one.hit > 0) for one in labelled if one.hit is not None]
+    return Metric("ties_hit", wilson(sum(hits), len(hits)), _missed(labelled, "counted as misses"))
 
 
 def mc2(labelled: Sequence[Outcome]) -> Metric:
@@ -352,6 +362,7 @@ def _joined(*notes: str) -> str:
 METRICS: Mapping[str, Callable[[Sequence[Outcome]], Metric]] = MappingProxyType(
     {
         "accuracy": accuracy,
+        "ties_hit": ties_hit,
         "mc2": mc2,
         "matthews": matthews,
         "f1": f1,

@@ -8,15 +8,17 @@ The question holds the prompt and both answers (`template`), the reply is read b
 cannot be read is asked again (`asking`), and what is never read is an abstention with its last reply. How many orders
 are shown, and what they mean together, is `Compare`'s business.
 
-`Pool` lets several annotators share the work, each pair's chosen by its instruction.
+`Pool` lets several annotators share the work, each pair's chosen by its instruction; `ByCategory` by what its prompt is
+about.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
@@ -29,6 +31,8 @@ from trueline.feedback.template import PairWording
 from trueline.feedback.verdicts import FirstToken, Letters, VerdictParser
 from trueline.records import Completion, Prompt
 from trueline.sample.protocol import Sampling
+
+M = TypeVar("M", bound="Members")
 
 
 @dataclass(frozen=True)
@@ -121,34 +125,35 @@ class Annotator(Asking[Item, float]):
 
 
 @dataclass(frozen=True)
-class Pool:
-    """A comparer that hands each pair to one of its annotators, chosen by AlpacaEval's draw from the instruction.
-
-    members: (name, comparer) each, in the order in which they are drawn from.
-    """
+class Members(abc.ABC):
+    """A comparer that hands each pair to one of several. members: (name, comparer) each."""
 
     members: tuple[tuple[str, Comparer], ...]
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        called = type(self).__name__
         object.__setattr__(self, "members", tuple((name, by) for name, by in self.members))
         names = [name for name, _ in self.members]
         if not names or len(set(names)) < len(names):
-            raise UserError("Pool(members)", f"got the names {names}", "at least one annotator, each name once")
+            raise UserError(f"{called}(members)", f"got the names {names}", "at least one annotator, each name once")
         for name, by in self.members:
             if not callable(getattr(by, "compare", None)):
-                raise UserError(f"Pool, member {name}", f"got {by!r}", "a comparer: something with compare(items)")
+                raise UserError(f"{called}, member {name}", f"got {by!r}", "a comparer: something with compare(items)")
+
+    @abc.abstractmethod
+    def who(self, prompt: Prompt) -> str:
+        """The name of the member that is asked about a prompt."""
 
     @property
-    def name(self) -> str:
-        return "pool:" + "+".join(name for name, _ in self.members)
+    @abc.abstractmethod
+    def name(self) -> str: ...
 
     @property
     def remembers(self) -> bool:
         """Whether all of them keep what they are told."""
         return all(getattr(by, "remembers", False) for _, by in self.members)
 
-    def __enter__(self) -> Pool:
+    def __enter__(self: M) -> M:
         held = vars(self)["_held"] = contextlib.ExitStack()
         for _, by in self.members:
             if isinstance(by, contextlib.AbstractContextManager):
@@ -159,11 +164,42 @@ class Pool:
         vars(self).pop("_held").__exit__(*error)
 
     def compare(self, items: Sequence[Item]) -> list[Verdict]:
-        """One verdict per item, from whoever was drawn for it."""
-        names = [name for name, _ in self.members]
-        drawn = [chosen_annotator(prompt.text, names, self.seed) for prompt, _, _ in items]
+        """One verdict per item, from whoever it is handed to."""
+        chosen = [self.who(prompt) for prompt, _, _ in items]
         out: dict[int, Verdict] = {}
         for name, by in self.members:
-            mine = [at for at, who in enumerate(drawn) if who == name]
+            mine = [at for at, who in enumerate(chosen) if who == name]
             out |= zip(mine, by.compare([items[at] for at in mine]), strict=True) if mine else {}
         return [out[at] for at in range(len(items))]
+
+
+@dataclass(frozen=True)
+class Pool(Members):
+    """Members that share the work, by AlpacaEval's draw from the instruction, in the order in which they are listed."""
+
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return "pool:" + "+".join(name for name, _ in self.members)
+
+    def who(self, prompt: Prompt) -> str:
+        """Whoever is drawn."""
+        return chosen_annotator(prompt.text, [name for name, _ in self.members], self.seed)
+
+
+@dataclass(frozen=True)
+class ByCategory(Members):
+    """Members for prompts of a kind each: that whose name is the prompt's `meta[field]`, else the first one."""
+
+    field: str = "category"
+
+    @property
+    def name(self) -> str:
+        return f"by-{self.field}:{self.members[0][1].name}"
+
+    def who(self, prompt: Prompt) -> str:
+        """The one for the prompt's category."""
+        names = [name for name, _ in self.members]
+        said = prompt.meta.get(self.field)
+        return said if said in names else names[0]

@@ -255,7 +255,7 @@ class _Run:
 
     def _settle(self, completion: Completion) -> bool:
         """Keep the query of a reply, or write it aside."""
-        query = self.last = read(completion.text, self.few_shot.reading)
+        query = read(completion.text, self.few_shot.reading)
         whole = completion.stopped == "stop" or "\n" in completion.text.strip()
         refusal = self.keep.refuse(query, cut=not whole) or self._near(query)
         if refusal is None:
@@ -263,6 +263,7 @@ class _Run:
             self.kept.append(query)
             self.prompts.append(Prompt.of(query, meta={"by": self.engine.name, "attempt": self.tried}))
             return True
+        self.last = query
         self.refused[refusal.kind] += 1
         self.work.count(refusal.kind)
         self.work.drop(refusal.reason, {"query": query, "reply": completion.text}, f"attempt {self.tried}")
@@ -280,7 +281,7 @@ class _Run:
         reasons = ", ".join(f"{count} {name}" for name, count in self.refused.most_common())
         got = f"{len(self.kept)} of {n} prompts were kept after {self.tried} attempts ({reasons})"
         cure = (
-            f"The last one was {self.last[:60]!r}; all that were refused are in {self.work.dir / 'dropped.jsonl'}. "
+            f"The last that was not: {self.last[:60]!r}; all of them are in {self.work.dir / 'dropped.jsonl'}. "
             "Give it other or more seeds, a higher temperature, a larger model, or more attempts"
         )
         cure += '; or take what there is: short="keep".' if self.kept else "."

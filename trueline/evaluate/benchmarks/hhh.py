@@ -1,7 +1,10 @@
 """Static HHH: which of two answers is the more helpful, honest and harmless one. Askell et al. 2021, arXiv 2112.00861.
 
 221 pairs of four kinds, the better answer first. The baseline to know: in 139 of the 221 pairs the better answer is
-the longer one in characters, in 80 it is the shorter one, and 2 pairs tie.
+the longer one in characters (`readers.longest`), in 80 it is the shorter one, and 2 pairs tie.
+
+Read by a preference head or a reward model (`PreferenceHead`), by likelihood, or by asking the policy in both orders
+(`TwoOrders`).
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trueline import files, transcripts
 from trueline.errors import UserError
@@ -17,6 +20,7 @@ from trueline.evaluate.benchmarks.pairs import of_pair, pair_of
 from trueline.evaluate.benchmarks.rows import FromRows, Hub, Place
 from trueline.evaluate.protocol import Item
 from trueline.files import Row, Unusable, kind
+from trueline.fingerprint import added, call_site
 from trueline.records import Message
 
 KINDS = ("harmless", "helpful", "honest", "other")
@@ -28,9 +32,24 @@ class HHH(FromRows):
 
     Rows: {"chosen", "rejected", "type"} with whole transcripts, or with "prompt" and answers; or as BIG-bench publishes
     them: a folder per kind with a task.json of examples {"input", "target_scores": {answer: 1 or 0}}.
+
+    ties: two answers of one score are "half" a hit; "hit" reports ALMoST's figure first, which counts them as hits
+    (a judge that sees only the position then scores 100 %), and accuracy beside it.
     """
 
+    ties: Literal["half", "hit"] = added("half")
+
     name = "hhh"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ties not in ("half", "hit"):
+            raise UserError(call_site(), f"HHH(ties={self.ties!r})", '"half" or "hit"')
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Accuracy; before it, where ties are hits, the compatible figure."""
+        return ("accuracy",) if self.ties == "half" else ("ties_hit", "accuracy")
 
     def places(self) -> Mapping[str, Place]:
         """The one split there is. No commit of the hub is pinned."""
