@@ -156,8 +156,7 @@ def method_table(result: Result) -> tuple[list[dict[str, str]], list[dict[str, A
         ("length", "characters", lambda arm: _cell(f"{arm.answers.characters.mean:.0f}", _tokens(arm))),
         ("cut", "", lambda arm: _cell(f"{100 * arm.answers.cut:.0f}%")),
         ("KL", "nats per answer", lambda arm: _cell(number(arm.kl.mean, 2) if arm.kl else "–")),
-        ("feedback", "calls", lambda arm: _cell(short(arm.cost.feedback), _cached(arm))),
-        ("teacher", "calls", lambda arm: _cell(short(arm.cost.teacher))),
+        ("oracle", "calls", lambda arm: _cell(short(arm.cost.oracle), _asked(arm))),
         ("cost", "of answers over HTTP", lambda arm: _cell(dollars(arm.cost), _read(arm))),
         ("training", "tokens", lambda arm: _cell(short(arm.cost.train_tokens))),
         ("time", "", lambda arm: _cell(clock(arm.cost.seconds) if arm.cost.seconds else "–")),
@@ -204,8 +203,9 @@ def _tokens(arm: ArmResult) -> str:
     return f"{tokens:.0f} tokens" if tokens is not None else ""
 
 
-def _cached(arm: ArmResult) -> str:
-    return f"{short(arm.cost.cached)} remembered" if arm.cost.cached else ""
+def _asked(arm: ArmResult) -> str:
+    c = arm.cost
+    return f"{short(c.teacher)} taught" if c.teacher and c.feedback else ""
 
 
 def _read(arm: ArmResult) -> str:
