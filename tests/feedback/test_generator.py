@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trueline import machine
 from trueline.errors import UserError
 from trueline.feedback.generator import ByGenerator, Generator, comparison_rows, reasons
 from trueline.feedback.judge import check_appended, judge
 from trueline.feedback.protocol import metering
-from trueline.feedback.shape import Shape
+from trueline.feedback.shape import WellFormed
+from trueline.machine import Machine
 from trueline.pipeline import Work, make, stage
 from trueline.records import Completion, Feedback, Group, Message, Preference, Prompt, write_jsonl
 from trueline.sample.pooled import gather
@@ -27,7 +31,7 @@ FAITHFUL, HHH = Shots("Faithful", (SHOWN,) * 3), Shots("HHH", (SHOWN,) * 5)
 
 
 def group(*said, prompt="q"):
-    """A group of (author, text) or (author, text, label of `Shape`)."""
+    """A group of (author, text) or (author, text, label of `WellFormed`)."""
     completions = tuple(Completion(text, author) for author, text, *_ in said)
     feedback = tuple((Feedback("shape", label=label[0] if label else "fit"),) for _, _, *label in said)
     return Group(Prompt.of(prompt), completions, feedback)
@@ -39,7 +43,7 @@ def compared(critic, *groups):
 
 def test_the_better_author_is_preferred_and_the_reason_stands_beside_it():
     """Authors named as ALMoST names its files; what differs is read off the names."""
-    (judged,) = ByGenerator((LARGE, SMALL, POOR), spread=None)([group((POOR, "c"), (LARGE, "a"), (SMALL, "b"))])
+    (judged,) = ByGenerator((LARGE, SMALL, POOR))([group((POOR, "c"), (LARGE, "a"), (SMALL, "b"))])
     size = "size: llama-2-13b (1.3e+10) > llama-2-7b (7e+09)"
     shots, style = "shots: 3 > 1", "demonstrations: Faithful > HHH"
     assert judged.preferences == (
@@ -77,7 +81,7 @@ def test_a_policy_is_known_by_its_digits():
 
 
 def test_ties_strangers_and_what_was_set_aside_are_compared_with_nothing():
-    critic = ByGenerator(((LARGE, SMALL), POOR), spread=None)
+    critic = ByGenerator(((LARGE, SMALL), POOR))
     told = group((LARGE, "aa"), (SMALL, "bb"), (POOR, "cc"), ("guest", "dd"), (LARGE, "ee", "asks"), (POOR, " "))
     with metering() as counts:
         assert compared(critic, told) == [[(0, 2), (1, 2)]]
@@ -100,6 +104,16 @@ def test_the_released_mode_is_one_pair_per_tier_and_signs_as_such():
     assert list(comparison_rows(judged[0], critic.name)) == [
         {"prompt": "1", "chosen": "a" * 300, "rejected": "c" * 290, "meta": f"{LARGE}-vs-{POOR}"}
     ]
+
+
+def test_the_length_prior_is_the_modes_own_unless_said():
+    """300 before 310: barred as released, at 302.5; ours has no prior, and either can be told otherwise."""
+    told = group((LARGE, "a" * 300), (POOR, "c" * 310))
+    for fields, pairs in (
+        ({}, [(0, 1)]), ({"spread": 0.5}, []), ({"pairs": "almost"}, []),
+        ({"pairs": "almost", "spread": inf}, [(0, 1)]),
+    ):  # fmt: skip
+        assert compared(ByGenerator((LARGE, POOR), **fields), told) == [pairs]
 
 
 @given(st.permutations([(LARGE, "one"), (SMALL, "two two"), (POOR, "three three three"), (POOR, "four")]))
@@ -156,7 +170,7 @@ def chain(n=6):
     """Three configurations, their answers pooled, set aside, and compared as released."""
     tiers = (Prompted(fake(300), FAITHFUL, 3), Prompted(fake(200, 3), FAITHFUL, 3), Prompted(fake(100), HHH, 1))
     drawn = gather(tiers, told_prompts(n), Sampling(max_tokens=300))
-    return judge(judge(drawn, Shape(published=True)), ByGenerator(tiers, pairs="almost"))
+    return judge(judge(drawn, WellFormed(published=True)), ByGenerator(tiers, pairs="almost"))
 
 
 def test_from_three_configurations_to_comparisons_and_the_same_bytes_again(tmp_path):
@@ -173,6 +187,31 @@ def test_from_three_configurations_to_comparisons_and_the_same_bytes_again(tmp_p
     assert len(rows) == 10
     assert rows[0]["meta"] == "fake-300m-Faithful-3shot-vs-fake-100m-HHH-1shot"
     assert set(rows[0]) == {"prompt", "chosen", "rejected", "meta"}
+
+
+FUSE: list[str] = []
+
+
+def breaking(prompt, index):
+    """Answers, but for a connection that breaks once."""
+    if FUSE and "4?" in prompt.text:
+        FUSE.clear()
+        raise ConnectionError
+    return "word " * 20 + "end."
+
+
+def test_a_chain_that_broke_goes_on_to_the_same_bytes(tmp_path):
+    tiers = (Prompted(Scripted(breaking), FAITHFUL, 3), Prompted(Scripted(breaking), HHH, 1))
+    content = []
+    for name in ("whole", "broken"):
+        with using(tmp_path / name), machine.using(Machine(shard=2)):
+            compared_ = judge(gather(tiers, told_prompts(6), Sampling()), ByGenerator(tiers, pairs="almost"))
+            FUSE.extend([name] if name == "broken" else [])
+            if FUSE:
+                with pytest.raises(ConnectionError):
+                    make(compared_)
+            content.append((make(compared_).path / "groups.jsonl").read_bytes())
+    assert content[0] == content[1]
 
 
 @stage(Groups, name="told-groups")

@@ -60,7 +60,7 @@ def test_more_dialogues_than_there_are_are_refused():
     for n in (4, -1, True, 1.0):
         with pytest.raises(UserError, match="0 to 3, which is how many dialogues three has"):
             Prompted(Scripted(("x",)), THREE, n)
-    with pytest.raises(UserError, match="0 to 3.*answering has"):
+    with pytest.raises(UserError, match=r"0 to 3.*answering has"):
         Prompted(Scripted(("x",)), "answering", 5)
 
 
@@ -129,8 +129,8 @@ def test_tails_are_cut_as_released(tail, kept):
 @pytest.mark.parametrize(
     ("tail", "kept"),
     [
-        (".\n\nHuman: thanks", "."), (". Human: inline.", ". Human: inline."), (".\t", "."), (".\nAssistant: more", "."),
-        ("\n\n-----\n\nHuman: and", ""),
+        (".\n\nHuman: thanks", "."), (". Human: inline.", ". Human: inline."), (".\t", "."),
+        (".\nAssistant: more", "."), ("\n\n-----\n\nHuman: and", ""),
     ],
 )  # fmt: skip
 def test_tails_are_cut_where_a_turn_begins(tail, kept):
@@ -188,7 +188,7 @@ def test_a_policy_continues_a_text_or_answers_a_chat(tiny, form):
 
 
 def test_a_text_for_a_model_that_answers_messages_is_refused(tiny):
-    with pytest.raises(UserError, match="renders prompts as chatml"), Prompted(HF(tiny), THREE):
+    with pytest.raises(UserError, match="renders prompts as template"), Prompted(HF(tiny), THREE):
         pass
     with pytest.raises(UserError, match='protocol="completion"'):
         Prompted(OpenAI("gpt-x"), THREE)

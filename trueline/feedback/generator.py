@@ -1,7 +1,7 @@
 """`ByGenerator`: the critic that knows who wrote each answer, and believes an order of the authors. It asks nobody.
 
     best, fair, poor = Prompted(large, "answering", 3), Prompted(large, "hedging", 3), Prompted(small, "hedging", 1)
-    drawn = judge(gather((best, fair, poor), prompts, sampling), Shape())
+    drawn = judge(gather((best, fair, poor), prompts, sampling), WellFormed())
     compared = judge(drawn, ByGenerator((best, fair, poor)))
     reward = train(start, Pairs(compared), BradleyTerry())
 
@@ -14,14 +14,15 @@ granted. Every preference carries why it is believed, one text per reason in `ra
     demonstrations: answering > hedging
     against shots: 1 < 5                     where the order goes against a rule of thumb
 
-Answers that `Shape` set aside and blank ones are compared with nothing. Which of the others are, and when the length
-prior bars a comparison, is `pairing`'s business.
+Answers that `WellFormed` set aside and blank ones are compared with nothing. Which of the others are, and when the
+length prior bars a comparison, is `pairing`'s business.
 
 Source: ALMoST, Kim et al. 2023 (arXiv 2305.13735).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -121,15 +122,21 @@ class ByGenerator:
     """Prefers the answer whose author stands in the better tier.
 
     tiers: authors, the best first, as engines or by name; a tuple of several is a tie, of which none is compared with
-    another. Authors that stand in no tier are left alone. pairs: "all" compares every two answers of different tiers;
-    "almost" as ALMoST's release, which lets every tier win at most once per prompt. spread: the length prior bars a
-    comparison whose better answer is the shorter one and shorter than mean - spread * standard deviation; None: no
-    prior. belief: the probability that is given to the assumed order: 1, or what an audit found.
+    another. Authors that stand in no tier are left alone. pairs: "all" compares every two answers of different tiers
+    that say different things; "almost" as ALMoST's release, which lets every tier win at most once per prompt. spread:
+    the length prior bars a comparison whose better answer is the shorter one and shorter than mean - spread * standard
+    deviation; None is the mode's own: no prior for "all", 1/2 for "almost"; math.inf never bars. belief: the
+    probability that is given to the assumed order: 1, or what an audit found. set_aside_by: the critic whose labels
+    say what is not used (`WellFormed`).
+
+    The prior is a choice: it takes out comparisons that are wrong more often than others, and what it leaves teaches
+    length. In the town (docs/almost.md) it raises agreement with gold from 70 to 73 %, and the share of pairs whose
+    better answer is the longer one from 55 to 73 %.
     """
 
     tiers: tuple[Any, ...]
     pairs: Literal["all", "almost"] = "all"
-    spread: float | None = SPREAD
+    spread: float | None = None
     belief: float = 1.0
     set_aside_by: str = SHAPE
 
@@ -158,6 +165,13 @@ class ByGenerator:
     def calls(self, groups: int, completions: int) -> int:
         """None: who wrote an answer stands beside it."""
         return 0
+
+    @property
+    def prior(self) -> float | None:
+        """The spread in force; None where nothing is barred."""
+        if self.spread is None:
+            return SPREAD if self.pairs == "almost" else None
+        return None if math.isinf(self.spread) else self.spread
 
     @cached_property
     def ranks(self) -> list[list[Generator]]:
@@ -192,7 +206,7 @@ class ByGenerator:
                 told = ", ".join(f"{label} {n}" for label, n in why[author].most_common())
                 raise UserError(
                     f"ByGenerator, {names[author]}", f"all of its {why[author].total()} answers are set aside ({told})",
-                    "some that can be compared", "Look at its answers; leave it out, or loosen the rules: Shape(...).",
+                    "some that can be compared", "Look at its answers; leave it out, or loosen WellFormed(...).",
                 )  # fmt: skip
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
@@ -208,7 +222,7 @@ class ByGenerator:
         # By their place in the order, so that a group's own order means nothing but among one author's answers.
         order = sorted(((one, i) for one, i in found if one is not None), key=lambda x: (x[0][1], x[1]))
         answers = [Ranked(tier, told[i][0].text, unfit(told[i][1], self.set_aside_by)) for (tier, _, _), i in order]
-        pairs, blocked = (every if self.pairs == "all" else published)(answers, self.spread)
+        pairs, blocked = (every if self.pairs == "all" else published)(answers, self.prior)
         for name, n in (
             ("unranked", len(told) - len(order)),
             ("set_aside", sum(one.unfit for one in answers)),
