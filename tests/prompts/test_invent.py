@@ -201,6 +201,14 @@ def test_a_hopeless_engine_is_asked_two_hundred_times(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
+class Narrow(Inventor):
+    """Has no room for any text."""
+
+    def too_long(self, prompt, sampling):
+        return UserError(f"prompt {prompt.id}", "it has 99 tokens", "at most 9", "Drop it.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Blank(Inventor):
     """Has nothing to say."""
 
@@ -231,6 +239,9 @@ def test_bad_input_is_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=r"invent\("):
             made(tmp_path, invent(Inventor(), **wrong))
+    crowded = invent(Narrow(), 1, few_shot=FewShot(9))
+    with pytest.raises(UserError, match=r"prompt invent-0: it has 99 tokens; at most 9. Show fewer than 9 queries"):
+        made(tmp_path, crowded)
     for wrong in ({"shots": -1}, {"invented": 11}, {"invented": -1}, {"reading": "third"}):
         with pytest.raises(UserError, match=r"FewShot\("):
             FewShot(**wrong)

@@ -33,6 +33,7 @@ TITLES = {
     "qualities": "What the answers are like",
     "fluency": "Fluency",
     "contrasts": "Who gained what",
+    "reviews": "Reviews in both orders",
 }
 
 Drawn = tuple[tuple[Markup, ...], tuple[tuple[int, str], ...]]

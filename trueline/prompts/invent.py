@@ -233,6 +233,7 @@ class _Run:
                 stack.enter_context(self.engine)
                 self.opened = True
             asked = [self._asking(number) for number in range(start, start + size)]
+            self._require_room(asked)
             with metering() as metered:
                 said = self.engine.generate(asked, self.sampling)
             if [len(one) for one in said] != [self.sampling.n] * size:
@@ -246,6 +247,14 @@ class _Run:
         for name, count in found["counts"].items():
             self.work.count(name, count)
         return (Completion(text, self.engine.name, stopped=stopped) for text, stopped in found["replies"])
+
+    def _require_room(self, asked: list[Prompt]) -> None:
+        """Refuse texts that the engine cannot look at together with a reply."""
+        too_long = getattr(self.engine, "too_long", None)
+        for prompt in asked if too_long else ():
+            if (error := too_long(prompt, self.sampling)) is not None:
+                cure = f"Show fewer than {self.few_shot.shots} queries: FewShot(shots=...). Or lower max_tokens."
+                raise UserError("invent(few_shot=...)", f"{error.where}: {error.got}", error.wanted, cure)
 
     def _asking(self, number: int) -> Prompt:
         # Drawn by the attempt's own number: not by how many were drawn before it, in this run or in one killed.

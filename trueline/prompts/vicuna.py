@@ -3,8 +3,8 @@
     questions = vicuna(File("vicuna_bench_question.jsonl"))
     duel(draw(mine, questions), draw(theirs, questions), feedback.scores.vicuna(judge))
 
-{"question_id": 1, "category": "generic", "turns": ["How can I improve my time management skills?"]}, or "text" in place
-of "turns", as the questions were published first. 80 questions in nine categories: ten each of generic, knowledge,
+{"question_id": 1, "category": "generic", "turns": ["Who bakes the bread?"]}, or "text" in place of "turns", as the
+questions were published first. 80 questions in nine categories: ten each of generic, knowledge,
 roleplay, common-sense, fermi, counterfactual and writing, seven of coding, three of math.
 """
 
