@@ -250,8 +250,8 @@ class _Run:
 
     def _require_room(self, asked: list[Prompt]) -> None:
         """Refuse texts that the engine cannot look at together with a reply."""
-        too_long = getattr(self.engine, "too_long", None)
-        for prompt in asked if too_long else ():
+        too_long = getattr(self.engine, "too_long", lambda prompt, sampling: None)
+        for prompt in asked:
             if (error := too_long(prompt, self.sampling)) is not None:
                 cure = f"Show fewer than {self.few_shot.shots} queries: FewShot(shots=...). Or lower max_tokens."
                 raise UserError("invent(few_shot=...)", f"{error.where}: {error.got}", error.wanted, cure)
