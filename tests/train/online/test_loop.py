@@ -23,7 +23,7 @@ from trueline.records import Completion, Feedback, Preference, Prompt
 from trueline.sample.protocol import Sampling
 from trueline.train.online import rollouts
 from trueline.train.online.grpo import GRPO
-from trueline.train.online.loop import Iterations, described, gathered, mini_batches
+from trueline.train.online.loop import Iterations, described, gathered, mini_batches, watched
 from trueline.train.online.ppo import PPO
 from trueline.train.online.protocol import Advantages
 from trueline.train.online.rloo import RLOO
@@ -202,6 +202,19 @@ def test_what_is_logged_of_an_iteration():
         "unfinished": 0.5, "advantage/deviation": 2**0.5, "value/mean": 1, "value/explained": 0,
     }  # fmt: skip
     assert found == pytest.approx(wanted)
+
+
+def test_standard_errors_are_over_prompts():
+    """1 and 3 to one prompt, 6 to another: their means 2 and 6 have deviation sqrt(8), over sqrt(2): 2. So has the
+    divergence of 1, 3 and 6 nats. The watching critic's 0, 1, silence and 3: means 0.5 and 3, half of 2.5."""
+    told = rollout([1, 1, 1], [1.0, 3.0, 6.0], group=[0, 0, 1], logps=[1.0, 3.0, 6.0])
+    found = described(told, np.zeros(3), Advantages(np.zeros(3)))
+    assert (found["reward/se"], found["kl/se"]) == pytest.approx((2, 2))
+    two = (Completion("a"), Completion("b"))
+    seen = watched([Answered(4, two, (0.0, 0.0), (0.0, 1.0)), Answered(2, two, (0.0, 0.0), (None, 3.0))])
+    assert seen == pytest.approx({"watched": 4 / 3, "watched/se": 1.25})
+    assert watched([Answered(4, two, (0.0, 0.0))]) == {}
+    assert watched([Answered(4, two, (0.0, 0.0), (0.0, 1.0))]) == {"watched": 0.5}
 
 
 def test_answers_are_laid_end_to_end_with_their_prompts_numbered():

@@ -209,7 +209,7 @@ def described(rollout: Rollout, rewards_E: np.ndarray, advantages: Advantages) -
 
     reward: the critic's mean score; reward/token_sum: of all that an answer's tokens were rewarded with. kl/answer: the
     mean over answers of log p - log p_ref, summed. value/explained: the share of the returns' variance that values
-    foresaw.
+    foresaw. reward/se, kl/se: standard errors over prompts, none for a single one.
     """
     apart_E = rollout.logps_E - rollout.reference_E
     n, tokens = rollout.counts_N.size, rollout.logps_E.size
@@ -219,6 +219,8 @@ def described(rollout: Rollout, rewards_E: np.ndarray, advantages: Advantages) -
         "length": tokens / n, "unfinished": 1 - rollout.ended_N.mean(),
         "advantage/deviation": advantages.advantages_E.std(),
     }  # fmt: skip
+    out |= standard_error("reward/se", rollout.scores_N, rollout.group_N)
+    out |= standard_error("kl/se", rollout.summed(apart_E), rollout.group_N)
     if rollout.entropy_E is not None:
         out["entropy"] = rollout.entropy_E.mean()
     if advantages.returns_E is not None and rollout.values_E is not None:
@@ -226,6 +228,17 @@ def described(rollout: Rollout, rewards_E: np.ndarray, advantages: Advantages) -
         out["value/mean"] = rollout.values_E.mean()
         out["value/explained"] = 1 - (advantages.returns_E - rollout.values_E).var() / spread if spread > 0 else 0.0
     return {name: float(value) for name, value in out.items()}
+
+
+def standard_error(name: str, value_N: np.ndarray, group_N: np.ndarray) -> dict[str, float]:
+    """How far the mean of a number per answer may be from that of all prompts, under `name`; {} for one prompt.
+
+    Answers to a prompt are alike, so its mean counts once: of 1, 3 to one prompt and 6 to another it is that of 2 and
+    6, sqrt(8) / sqrt(2) = 2.
+    """
+    size_G = np.bincount(group_N)
+    mean_G = np.bincount(group_N, weights=value_N)[size_G > 0] / size_G[size_G > 0]
+    return {name: float(mean_G.std(ddof=1) / np.sqrt(mean_G.size))} if mean_G.size > 1 else {}
 
 
 def gap(kept: Sequence[Judged], found: Sequence[Read]) -> dict[str, float]:
@@ -249,9 +262,12 @@ def drawn(answered: Sequence[Answered]) -> dict[str, int]:
 
 
 def watched(answered: Sequence[Answered]) -> dict[str, float]:
-    """The mean score of the critic that only watches."""
-    scores = [score for each in answered for score in each.watched if score is not None]
-    return {"watched": float(np.mean(scores))} if scores else {}
+    """The mean score of the critic that only watches, and its standard error over prompts."""
+    said = [(score, i) for i, each in enumerate(answered) for score in each.watched if score is not None]
+    if not said:
+        return {}
+    scores_N, group_N = np.array([score for score, _ in said]), np.array([i for _, i in said])
+    return {"watched": float(scores_N.mean()), **standard_error("watched/se", scores_N, group_N)}
 
 
 def mean_of(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
