@@ -150,7 +150,7 @@ def test_an_answer_that_ends_with_eos_is_closed_by_the_end_of_turn(engine):
     prompt = np.array(writer.prompt_ids(given.PROMPTS[0]))
     said = [50, 51]
     for ending in ([], [eos], [end]):
-        assert writer._closed(prompt, said + ending, Sampling()) == [*said, end]
+        assert writer.closed(prompt, said + ending, Sampling()) == [*said, end]
 
 
 def test_through_the_models_own_modules_and_through_generate_too(store, tmp_path, monkeypatch):

@@ -116,32 +116,60 @@ class Decoder:
 
     def run(self) -> list[Written]:
         """All answers, in the order of the tasks."""
-        self.device = next(self.model.parameters()).device
-        self.written = [Written([], [], "length") for _ in self.tasks]
-        self.keys = np.array([task.key for task in self.tasks], dtype=np.uint64)
         self.rows = min(self.rows, len(self.tasks))
-        self.cache = Cache(self.rows, self.device, self.max_tokens)
-        self.blocks = deque(self._blocks())
-        self.waiting: deque[_Waiting] = deque()
-        self.slots_5N = np.zeros((5, 0), np.int64)
-        self.chains: list[tuple[Segment, ...]] = []
-        self.closing: dict[int, deque[int]] = {}  # task -> tokens still to be fed after the next one
-        self.steps = 0
+        self.keys = np.array([task.key for task in self.tasks], dtype=np.uint64)
+        self.written = [Written([], [], "length") for _ in self.tasks]
         with torch.inference_mode(), decoding(self.model):
-            self.step = (lean.of(tries.core(self.model)) if self.may_lean else None) or _Modules(self.model)
+            self._begin()
+            self.blocks.extend(self._blocks(range(len(self.tasks))))
             self._fill(np.zeros(0, np.int64))
             while self.chains:
                 self._step()
         return self.written
 
+    def _begin(self) -> None:
+        """Empty slots, and nothing waiting for them."""
+        self.device = next(self.model.parameters()).device
+        self.cache = Cache(self.rows, self.device, self.max_tokens)
+        self.blocks: deque[list[int]] = deque()
+        self.waiting: deque[_Waiting] = deque()
+        self.slots_5N = np.zeros((5, 0), np.int64)
+        self.chains: list[tuple[Segment, ...]] = []
+        self.closing: dict[int, deque[int]] = {}  # task -> tokens still to be fed after the next one
+        self.steps = 0
+        self.step = (lean.of(tries.core(self.model)) if self.may_lean else None) or _Modules(self.model)
+
+    # --- what may differ from answer to answer (`live`) --------------------------------------------------------------
+
+    def _draw(self, logits_NV: Tensor, tasks_N: np.ndarray, counts_N: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The next token of each of these answers, and its log-prob."""
+        return self.choose(logits_NV, self.keys[tasks_N], counts_N)
+
+    def _over(self, task: int, said: list[int]) -> Literal["stop", "length"] | None:
+        """How an answer ends with the last token that it said; None where it goes on."""
+        if said[-1] in self.choose.ends or (self.ended is not None and self.ended(said)):
+            return "stop"
+        return "length" if len(said) >= self.max_tokens else None
+
+    def _reads(self, task: int) -> bool:
+        """Whether an answer is read once it is over."""
+        return self.reading is not None
+
+    def _reach(self) -> int:
+        """Tokens from a prompt's first to the last one fed, at most: what closes an answer may be as long again."""
+        return max(len(p) for p in self.prompts) + self.max_tokens * (1 if self.reading is None else 2)
+
+    def _finish(self, task: int) -> None:
+        """Told of each answer when it is written, and read where it is to be."""
+
     # --- prompts -----------------------------------------------------------------------------------------------------
 
-    def _blocks(self) -> Iterator[list[int]]:
+    def _blocks(self, tasks: Sequence[int]) -> Iterator[list[int]]:
         """Tasks whose prompts are read together: enough for all slots, and at most `ahead` trie tokens."""
-        used = list(dict.fromkeys(task.prompt for task in self.tasks))
-        of: dict[int, list[int]] = {prompt: [] for prompt in used}
-        for index, task in enumerate(self.tasks):
-            of[task.prompt].append(index)
+        of: dict[int, list[int]] = {}
+        for index in tasks:
+            of.setdefault(self.tasks[index].prompt, []).append(index)
+        used = list(of)
         for part in tokens.pack([[_sequence(self.prompts[p])] for p in used], self.ahead):
             block: list[int] = []
             for at in part:
@@ -161,12 +189,13 @@ class Decoder:
         rows = np.array([row_of[self.tasks[i].prompt] for i in block])
         logits_NV = logits_PV.index_select(0, torch.from_numpy(rows).to(self.device))
         tasks = np.array(block)
-        chosen, logps = self.choose(logits_NV, self.keys[tasks], np.zeros(len(block), np.int64))
+        chosen, logps = self._draw(logits_NV, tasks, np.zeros(len(block), np.int64))
         chains = self._chains(batch, rows, source)
         said = chosen.tolist()
         over = set(self._record(tasks, said, logps.tolist()).tolist())
         for at, (task, row) in enumerate(zip(block, rows.tolist(), strict=True)):
-            if at in over and self.reading is None:
+            if at in over and not self._reads(task):
+                self._finish(task)
                 continue
             token = self._close_answer(task)[1] if at in over else said[at]
             segments, cells = chains[row]
@@ -180,9 +209,7 @@ class Decoder:
         rows: the prompt of each answer. A layer that sees only a window of the past cannot share segments that lie
         partly out of sight, so they are made only where the window reaches over everything.
         """
-        # What closes an answer may be a tokenisation of its own, as long again.
-        reach = max(len(p) for p in self.prompts) + self.max_tokens * (1 if self.reading is None else 2)
-        may_share = all(window >= reach for window in source.windows)
+        may_share = not source.windows or min(source.windows) >= self._reach()
         paths = [_path(batch.nodes, int(last)) for last in batch.last_N.tolist()]
         answers = np.zeros(len(batch.nodes), np.int64)
         for row in rows.tolist():
@@ -282,6 +309,8 @@ class Decoder:
         if writes is None or writes.size:
             done += self._choose(tasks, logits_NV, writes)
         if done:
+            for task in tasks[done].tolist():
+                self._finish(task)
             self._fill(np.array(sorted(done)))
 
     def _choose(self, tasks: np.ndarray, logits_NV: Tensor, writes: np.ndarray | None) -> list[int]:
@@ -289,17 +318,18 @@ class Decoder:
         slots = np.arange(tasks.size) if writes is None else writes
         if writes is not None:
             logits_NV = logits_NV.index_select(0, torch.from_numpy(writes).to(self.device))
-        chosen, logps = self.choose(logits_NV, self.keys[tasks[slots]], self.slots_5N[SAID, slots])
+        chosen, logps = self._draw(logits_NV, tasks[slots], self.slots_5N[SAID, slots])
         said = chosen.tolist()
         self.slots_5N[SAID, slots] += 1
         self.slots_5N[TOKEN, slots] = said
-        over = slots[self._record(tasks[slots], said, logps.tolist())].tolist()
-        if self.reading is None:
-            return over
-        for slot in over:
-            back, self.slots_5N[TOKEN, slot] = self._close_answer(int(tasks[slot]))
-            self.slots_5N[[HELD, POSITION], slot] -= back
-        return []
+        done = []
+        for slot in slots[self._record(tasks[slots], said, logps.tolist())].tolist():
+            if self._reads(int(tasks[slot])):
+                back, self.slots_5N[TOKEN, slot] = self._close_answer(int(tasks[slot]))
+                self.slots_5N[[HELD, POSITION], slot] -= back
+            else:
+                done.append(slot)
+        return done
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -340,10 +370,8 @@ class Decoder:
             answer = self.written[task]
             answer.tokens.append(token)
             answer.logps.append(logp)
-            if token in self.choose.ends or (self.ended is not None and self.ended(answer.tokens)):
-                answer.stopped = "stop"
-                over.append(at)
-            elif len(answer.tokens) >= self.max_tokens:
+            if how := self._over(task, answer.tokens):
+                answer.stopped = how
                 over.append(at)
         return np.array(over, dtype=np.int64)
 

@@ -142,7 +142,7 @@ class Writer:
 
     def too_long(self, prompt: Prompt, length: int, sampling: Sampling) -> UserError | None:
         """The error for a prompt of `length` tokens that leaves no room for the answer."""
-        end = length + sampling.max_tokens + self._ending
+        end = length + sampling.max_tokens + self.ending
         if self.context is None or end <= self.context:
             return None
         closed = ", closed for its heads," if self.reads else ""
@@ -154,20 +154,20 @@ class Writer:
         )  # fmt: skip
 
     @cached_property
-    def _ending(self) -> int:
+    def ending(self) -> int:
         """Tokens that close an answer that was cut, where heads read it."""
         renderer = self.loaded.renderer
         return len(renderer.answer_ids("a")) - len(renderer.answer_ids("a", ended=False)) if self.reads else 0
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """See `HF.generate`."""
-        return [[self._completion(a, sampling) for a in answers] for answers in self._answer(prompts, sampling, False)]
+        return [[self.completion(a, sampling) for a in answers] for answers in self._answer(prompts, sampling, False)]
 
     def groups(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
         """See `HF.groups`."""
         out = []
         for prompt, answers in zip(prompts, self._answer(prompts, sampling, self.reads), strict=True):
-            group = Group(prompt, tuple(self._completion(answer, sampling) for answer in answers))
+            group = Group(prompt, tuple(self.completion(answer, sampling) for answer in answers))
             for number, head in enumerate(self.loaded.heads.names if self.reads and self.loaded.heads else ()):
                 by = f"{self.author}/{head}"
                 group = group.with_feedback(Feedback(by, score=answer.read[number]) for answer in answers)
@@ -188,11 +188,11 @@ class Writer:
                 raise error
             rendered.append(np.array(ids, dtype=np.int64))
         tasks = [Task(i, stream(sampling.seed, p.id, j)) for i, p in enumerate(prompts) for j in range(sampling.n)]
-        chooser = Chooser(sampling, self.loaded.renderer.stop_ids, self._banned(sampling))
+        chooser = Chooser(sampling, self.loaded.renderer.stop_ids, self.banned(sampling))
         written = self._write(rendered, tasks, chooser, sampling, reads)
         return [written[i * sampling.n : (i + 1) * sampling.n] for i in range(len(prompts))]
 
-    def _banned(self, sampling: Sampling) -> tuple[int, ...]:
+    def banned(self, sampling: Sampling) -> tuple[int, ...]:
         """The tokens of `sampling.ban`. Raises `UserError` for a text that is not exactly one token of the policy."""
         found = []
         for text in sampling.ban:
@@ -212,7 +212,7 @@ class Writer:
 
         if not tasks:
             return []
-        ended = self._watch(sampling)
+        ended = self.watch(sampling)
         model, limit = self.loaded.model, sampling.max_tokens
         proof = decode.proved(model)
         if proof.holds:
@@ -224,14 +224,18 @@ class Writer:
             written = plainly.write(model, prompts, tasks, choose, limit, ended, self.machine.sample_rows)
             if reads:
                 self._read_again(prompts, tasks, written, sampling)
+        self.check_read(written)
+        return written
+
+    def check_read(self, written: Sequence[Written]) -> None:
+        """Refuse what broken heads say."""
         if any(not math.isfinite(number) for answer in written for number in answer.read):
             cure = "Its weights are broken, as after a training that diverged: train again at a lower learning rate."
             raise UserError(f"the heads of {self.author}", "what they say is not finite", "heads that compute", cure)
-        return written
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def _closed(self, prompt: Any, said: list[int], sampling: Sampling) -> list[int]:
+    def closed(self, prompt: Any, said: list[int], sampling: Sampling) -> list[int]:
         """An answer's tokens as its heads read them: up to the end-of-turn that closes it.
 
         Sampled tokens are read as they are. Where a stop text ended the answer, it is no part of what is read, and may
@@ -250,19 +254,19 @@ class Writer:
         from trueline.sample.decode import Reading
 
         assert self.loaded.heads is not None
-        return Reading(lambda at, said: self._closed(prompts[at], said, sampling), self.loaded.heads.pool)
+        return Reading(lambda at, said: self.closed(prompts[at], said, sampling), self.loaded.heads.pool)
 
     def _read_again(self, prompts: list[Any], tasks: list[Task], written: list[Written], sampling: Sampling) -> None:
         """What the heads say of answers that transformers' generate wrote: it shows no states, so by a pass."""
         from trueline import heads
         from trueline.trie import Sequence as Ids
 
-        closed = [self._closed(prompts[t.prompt], w.tokens, sampling) for t, w in zip(tasks, written, strict=True)]
+        closed = [self.closed(prompts[t.prompt], w.tokens, sampling) for t, w in zip(tasks, written, strict=True)]
         given = [Ids.of(prompts[task.prompt].tolist(), ids) for task, ids in zip(tasks, closed, strict=True)]
         for answer, row in zip(written, heads.rewards(self.loaded, given, self.machine), strict=True):
             answer.read = row.tolist()
 
-    def _watch(self, sampling: Sampling) -> Callable[[list[int]], bool] | None:
+    def watch(self, sampling: Sampling) -> Callable[[list[int]], bool] | None:
         """Whether an answer's last token completes a stop text."""
         if not sampling.stop:
             return None
@@ -277,7 +281,8 @@ class Writer:
         before = decode(said[:-1]).rstrip("\ufffd")
         return cut(decode(said), sampling.stop, len(before))
 
-    def _completion(self, answer: Written, sampling: Sampling) -> Completion:
+    def completion(self, answer: Written, sampling: Sampling) -> Completion:
+        """What was written, as a record: its text without what ended it."""
         renderer = self.loaded.renderer
         text = None
         if answer.stopped == "stop" and answer.tokens[-1] not in renderer.stop_ids:

@@ -21,6 +21,10 @@ from trueline.records import Completion, Prompt
 if TYPE_CHECKING:
     from trueline.machine import Machine
     from trueline.models import Loaded
+    from trueline.sample.live import Live, Order
+
+PLAYED = "self_play"
+"""Where in a prompt's meta stands which turn of which dialogue of self-play it is."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,20 @@ def writing(loaded: Loaded, machine: Machine | None = None) -> Writing:
     from trueline.sample.hf import Writer
 
     return Writer(loaded, loaded.folder.name, machine or current())
+
+
+def live(loaded: Loaded, name: str = "", machine: Machine | None = None) -> Live:
+    """An opened model that answers orders as they come, for whoever serves it: `sample.live.Live`."""
+    from trueline.sample.live import Live
+
+    return Live.of(loaded, name, machine)
+
+
+def order(prompt: Prompt, sampling: Sampling, **told: Any) -> Order:
+    """What `live` takes in: `sample.live.Order`."""
+    from trueline.sample.live import Order
+
+    return Order(prompt, sampling, **told)
 
 
 def continuations(
