@@ -38,7 +38,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from trueline.errors import UserError
+from trueline.errors import UserError, closest
 from trueline.machine import Runtime
 
 PACKAGE = Path(__file__).resolve().parent
@@ -354,6 +354,22 @@ class File:
             return _sha256(self.path)
         inside = sorted((p.relative_to(self.path).as_posix(), p) for p in self.path.rglob("*") if p.is_file())
         return digest([[name, _sha256(path)] for name, path in inside])
+
+    @classmethod
+    def of(cls, named: Any, folder: Path, where: str, other: str = "File(...) for your own") -> File:
+        """The file that a setting names: a `.txt` of `folder` by its stem, or one of the user's.
+
+        Raises `UserError` for another name; `other` says what the setting may be besides.
+        """
+        if isinstance(named, File):
+            return named
+        if isinstance(named, Path):
+            return cls(named)
+        known = sorted(path.stem for path in folder.glob("*.txt"))
+        if not isinstance(named, str) or named not in known:
+            cure = closest(named, known) if isinstance(named, str) else ""
+            raise UserError(where, f"got {named!r}", f"one of {', '.join(known)}, or {other}", cure)
+        return cls(folder / f"{named}.txt")
 
     def __fspath__(self) -> str:
         return str(self.path)

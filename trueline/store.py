@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import errno
 import functools
 import json
 import os
 import re
 import shutil
 import socket
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -400,3 +402,20 @@ def using(store: Store | str | os.PathLike[str]) -> Iterator[Store]:
         yield chosen
     finally:
         _current.reset(token)
+
+
+@contextlib.contextmanager
+def calls_kept(path: Path) -> Iterator[None]:
+    """Around the use of a SQLite file that saves calls, in the store's root.
+
+    Raises `UserError` where the file cannot be used, `OSError` where the disk is full.
+    """
+    try:
+        yield
+    except (sqlite3.Error, msgspec.DecodeError) as error:
+        if "disk is full" in str(error):
+            raise OSError(errno.ENOSPC, str(error), str(path)) from error
+        raise UserError(
+            str(path), f"the kept replies cannot be used ({error})", "a readable SQLite file",
+            "Delete it: no result is lost, only the calls are made again.",
+        ) from error  # fmt: skip

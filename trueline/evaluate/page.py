@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -24,6 +23,7 @@ from trueline.evaluate.results import ArmResult, Result, Step
 from trueline.evaluate.samples import Sample
 from trueline.evaluate.sections import Section
 from trueline.evaluate.statistics import LEVEL, RESAMPLES, SEED, Interval
+from trueline.evaluate.templates import style, templates
 
 Curves = dict[str, list[tuple[float, float]]]
 
@@ -63,21 +63,13 @@ class Material:
 
 def render(result: Result, material: Material, below: Sequence[Section] = ()) -> str:
     """The whole page; `below` stands between the figures and the answers."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates()
     script = environment.get_template("report.js.jinja").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     head, rows = method_table(result)
     return environment.get_template("report.html.jinja").render(
         result=result,
-        style=Markup(environment.get_template("report.css.jinja").render()),
+        style=style(environment),
         script=Markup(script),
         script_hash=Markup(f"sha256-{digest}"),
         columns=head,

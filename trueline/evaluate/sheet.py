@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup
+
+from trueline.evaluate.templates import style, templates
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,7 @@ class Part:
 
 def render(title: str, headline: str, lead: str, facts: Sequence[Fact], parts: Sequence[Part]) -> str:
     """The whole page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    style = Markup(environment.get_template("report.css.jinja").render())
+    environment = templates()
     template = environment.get_template("sheet.html.jinja")
-    return template.render(title=title, headline=headline, lead=lead, facts=facts, parts=parts, style=style)
+    said = {"title": title, "headline": headline, "lead": lead, "facts": facts, "parts": parts}
+    return template.render(said, style=style(environment))

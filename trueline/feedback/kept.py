@@ -7,13 +7,11 @@ the calls again. What a key stands for is the caller's business.
 from __future__ import annotations
 
 import contextlib
-import errno
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from trueline import store
-from trueline.errors import UserError
 
 _LOOKUPS = 500  # SQLite allows at least 999 variables in one statement
 
@@ -51,15 +49,10 @@ def opened(file: str, table: str, columns: Sequence[str]) -> Iterator[Kept]:
     here = store.current()
     here.create()
     path = here.root / file
-    try:
-        with contextlib.closing(sqlite3.connect(path, timeout=60, check_same_thread=False)) as connection:
-            layout = ", ".join(["key TEXT PRIMARY KEY", *columns])
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({layout}) WITHOUT ROWID")
-            yield Kept(connection, table, [column.split()[0] for column in columns])
-    except sqlite3.Error as error:
-        if "disk is full" in str(error):
-            raise OSError(errno.ENOSPC, str(error), str(path)) from error
-        raise UserError(
-            str(path), f"it cannot be used ({error})", "a readable SQLite file",
-            "Delete it: no result is lost, only the calls are made again.",
-        ) from error  # fmt: skip
+    with (
+        store.calls_kept(path),
+        contextlib.closing(sqlite3.connect(path, timeout=60, check_same_thread=False)) as connection,
+    ):
+        layout = ", ".join(["key TEXT PRIMARY KEY", *columns])
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({layout}) WITHOUT ROWID")
+        yield Kept(connection, table, [column.split()[0] for column in columns])

@@ -90,15 +90,7 @@ def fill(text: str, slots: Mapping[str, str]) -> str:
 
 def chosen(wording: Any, where: str) -> File:
     """The file of a wording: of ours by name ("hh"), or a `File` of the user's. Raises `UserError` for another."""
-    if isinstance(wording, File):
-        return wording
-    if isinstance(wording, Path):
-        return File(wording)
-    known = sorted(path.stem for path in FOLDER.glob("*.txt"))
-    if not isinstance(wording, str) or wording not in known:
-        cure = closest(wording, known) if isinstance(wording, str) else ""
-        raise UserError(where, f"got {wording!r}", f"one of {', '.join(known)}, or File(...) for your own", cure)
-    return File(FOLDER / f"{wording}.txt")
+    return File.of(wording, FOLDER, where)
 
 
 def opened(file: File) -> Wording:

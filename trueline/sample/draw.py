@@ -31,7 +31,8 @@ from trueline.store import Groups, Policy, Prompts, shards
 ASKS = 16  # conditions that the record names; exemplars may be many
 
 
-def _estimate(engine: Policy | Engine, prompts: Prompts | Groups, sampling: Sampling, **_: Any) -> dict[str, int]:
+def estimate(engine: Policy | Engine, prompts: Prompts | Groups, sampling: Sampling, **_: Any) -> dict[str, int]:
+    """What answering will take, before it is begun."""
     known = prompts.count
     asked = known.get("groups", known.get("prompts", 0)) if isinstance(prompts, Groups) else known.get("prompts", 0)
     held = {"prompts": asked, "groups": asked, "samples": asked * sampling.n}
@@ -39,7 +40,7 @@ def _estimate(engine: Policy | Engine, prompts: Prompts | Groups, sampling: Samp
     return held | {"calls": calls(asked, asked * sampling.n)} if calls else held
 
 
-@stage(Groups, rev=1, label="draw", estimate=_estimate)
+@stage(Groups, rev=1, label="draw", estimate=estimate)
 def draw(
     work: Work,
     engine: Policy | Engine,

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trueline.errors import UserError, closest
+from trueline.errors import UserError
 from trueline.files import rows
 from trueline.fingerprint import File
 from trueline.records import Message
@@ -113,15 +113,9 @@ def called(path: Path) -> str:
 
 def file_of(demonstrations: Any, where: str) -> File | Shots:
     """What was named: dialogues, a file, or a style of the package's by its name."""
-    if isinstance(demonstrations, Shots | File):
+    if isinstance(demonstrations, Shots):
         return demonstrations
-    if isinstance(demonstrations, Path):
-        return File(demonstrations)
-    known = sorted(path.stem for path in FOLDER.glob("*.txt"))
-    if not isinstance(demonstrations, str) or demonstrations not in known:
-        cure = closest(demonstrations, known) if isinstance(demonstrations, str) else ""
-        raise UserError(where, f"got {demonstrations!r}", f"{', '.join(known)}, File(...) or Shots(...)", cure)
-    return File(FOLDER / f"{demonstrations}.txt")
+    return File.of(demonstrations, FOLDER, where, "File(...) or Shots(...)")
 
 
 def shots(demonstrations: str | File | Shots) -> Shots:

@@ -20,7 +20,7 @@ import msgspec
 from trueline.errors import UserError
 from trueline.pipeline import Work, stage
 from trueline.records import Completion, Group, Message, Prompt
-from trueline.sample.draw import drawn
+from trueline.sample.draw import drawn, estimate
 from trueline.sample.protocol import Engine, Sampling
 from trueline.store import Groups, Policy, Prompts
 
@@ -72,12 +72,9 @@ class Filters:
 LONG = Sampling(max_tokens=2048)
 
 
-def _estimate(prompts: Prompts | Groups, engine: Policy | Engine, sampling: Sampling, **_: Any) -> dict[str, int]:
-    known = prompts.count
-    asked = known.get("groups", known.get("prompts", 0)) if isinstance(prompts, Groups) else known.get("prompts", 0)
-    held = {"prompts": asked, "groups": asked, "samples": asked * sampling.n, "teacher_calls": asked * sampling.n}
-    calls = getattr(engine, "calls", None)
-    return held | {"calls": calls(asked, asked * sampling.n)} if calls else held
+def _estimate(**arguments: Any) -> dict[str, int]:
+    taught = estimate(**arguments)
+    return taught | {"teacher_calls": taught["samples"]}
 
 
 @stage(Groups, rev=1, label="taught", estimate=_estimate)

@@ -12,7 +12,6 @@ result, it only costs the calls again (and forgets what was spent).
 from __future__ import annotations
 
 import contextlib
-import errno
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from trueline.errors import UserError
+from trueline.store import calls_kept
 
 FILE = "replies.sqlite"
 _LOOKUPS = 500  # SQLite allows at least 999 variables in one statement
@@ -138,13 +137,5 @@ class Replies:
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Replies]:
     """The table at `path`, made where it is not there. Raises `UserError` for a file that cannot be used."""
-    try:
-        with contextlib.closing(Replies(path)) as replies:
-            yield replies
-    except (sqlite3.Error, msgspec.DecodeError) as error:
-        if "disk is full" in str(error):
-            raise OSError(errno.ENOSPC, str(error), str(path)) from error
-        raise UserError(
-            str(path), f"the kept replies cannot be used ({error})", "a readable SQLite file",
-            "Delete it: no result is lost, only the calls are made again.",
-        ) from error  # fmt: skip
+    with calls_kept(path), contextlib.closing(Replies(path)) as replies:
+        yield replies
