@@ -7,12 +7,14 @@ import trueline
 SNAPSHOT = (
     "Message Prompt Completion Feedback Preference Group UserError File Store Prompts Groups Policy Logprobs Report "
     "stage make Machine pretrained LoRA Head Last Layer WeightedSum AttentionPooler preferences ratings asked "
-    "toxicity_prompts tldr take without QuantileTokens QuantilePhrases Labels Attributes Critiques Exemplars asking "
-    "Sampling Engine HF Scripted OpenAI Anthropic Connection draw Critic Comparer Verdict Rule Compare Reward LogProb "
-    "Sampled Grade Critique Classifier Perspective Profanity Sentiment judge All Best First Demonstrations Documents "
-    "Pairs Rated Conditioned Everything PerClass PerPrompt extend SFT DPO BradleyTerry DPH ORPO KLToReference Steer "
-    "Sum ConditionalLM AdamW LaProp ParameterGroup score accuracy measure Likelihood PreferenceHead Generated "
-    "scoreboard best climb duel fluency qualities rounds control Arm report"
+    "toxicity_prompts tldr take without demonstrations invent vicuna annotated model_outputs QuantileTokens "
+    "QuantilePhrases Labels Attributes Critiques Exemplars asking Sampling Engine HF Scripted OpenAI Anthropic "
+    "Connection engine Shots Prompted draw Filters teach gather pooled Critic Comparer Verdict Rule Compare Annotator "
+    "ByGenerator WellFormed Reward LogProb Sampled Grade Critique Classifier Perspective Profanity Sentiment judge "
+    "All Best First Demonstrations Documents Pairs Rated Conditioned Everything PerClass PerPrompt extend SFT DPO "
+    "BradleyTerry DPH ORPO KLToReference Steer Sum ConditionalLM AdamW LaProp ParameterGroup score PPO GAE RLOO GRPO "
+    "online accuracy measure Likelihood PreferenceHead Generated TwoOrders PTrue scoreboard best climb select audit "
+    "reward_accuracy duel reviews leaderboard Contrast contrasts fluency qualities rounds control Arm report"
 )
 
 
