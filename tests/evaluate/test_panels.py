@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from trueline.evaluate.panels import BOTTOM, GAP, HEAD, LEFT, RIGHT, TOP, Bars, Curve, Mark, Panel, panels
+from trueline.evaluate.panels import BOTTOM, GAP, HEAD, LEFT, RIGHT, TOP, Bars, Cloud, Curve, Mark, Panel, panels
 from trueline.evaluate.sheet import Fact, Part, render
 
 
@@ -50,6 +50,26 @@ def test_a_logarithmic_x_puts_powers_of_ten_apart_alike():
     ticks = [text.text for text in drawn.findall("text") if text.get("text-anchor") == "middle"]
     assert ticks == ["0.01", "0.1", "1", "beta"]
     assert [note.text for note in drawn.iter("title")] == ["c", "c, 0.01: 3", "c, 0.1: 2", "c, 1: 1"]
+
+
+def test_a_scale_of_the_root_says_what_stands_there():
+    """0, 1 and 4 are as far apart as 0, 1 and 2; ticks are squares of round numbers."""
+    drawn = svg(panels("t", [Panel("p", [Curve("c", 1, [0.0, 1.0, 4.0], [3.0, 2.0, 1.0])])], "KL", root=True))
+    (a, _), (b, _), (c, _) = points(drawn.find("polyline"))
+    assert b - a == pytest.approx(c - b, abs=0.11)
+    ticks = [text.text for text in drawn.findall("text") if text.get("text-anchor") == "middle"]
+    assert ticks == ["0", "0.25", "1", "2.25", "4", "KL"]
+
+
+def test_a_band_holds_its_curve_and_a_cloud_is_single_points():
+    """Curve 1, 2 within 0 to 4: the axis holds the band, whose outline goes out above and back below."""
+    curve = Curve("c", 1, [0, 1], [1.0, 2.0], lows=[0.0, 1.0], highs=[2.0, 4.0])
+    drawn = svg(panels("t", [Panel("p", [Cloud("each", 1, [0, 1], [1.5, 1.5]), curve], 100)], "x"))
+    (band,) = (polygon for polygon in drawn.iter("polygon") if polygon.get("class") == "band arm-1")
+    outline, line = points(band), points(drawn.find("polyline"))
+    assert [x for x, _ in outline] == [line[0][0], line[1][0], line[1][0], line[0][0]]
+    assert outline[1][1] < line[1][1] < outline[2][1] and outline[0][1] < line[0][1] < outline[3][1]
+    assert [float(dot.get("cx")) for dot in drawn.iter("circle")] == [line[0][0], line[1][0]]
 
 
 def test_bars_touch_and_stand_on_the_axis():

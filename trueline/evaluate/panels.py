@@ -1,8 +1,8 @@
 """Figures of exact curves as SVG text: panels one above the other over a common x, nothing smoothed.
 
 `charts` draws estimates and training logs; here a hundred points are a hundred facts, a spike one point wide stays a
-spike, and what shares an x but no unit stands in two panels instead of on two axes of one. Colours, strokes and text
-come from the page's style sheet as there.
+spike, and what shares an x but no unit stands in two panels instead of on two axes of one. An estimate stands in a band,
+single measurements are a cloud of points. Colours, strokes and text come from the page's style sheet as there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEFT, RIGHT, TOP, BOTTOM, HEAD, GAP = 46, 12, 4, 38, 28, 22
 
 @dataclass(frozen=True)
 class Curve:
-    """Points joined by a line; dots: each is marked, with its numbers as a tooltip."""
+    """Points joined by a line; dots: each is marked, with its numbers as a tooltip. lows, highs: a band around it."""
 
     name: str
     colour: int
@@ -28,6 +28,18 @@ class Curve:
     ys: Sequence[float]
     dashed: bool = False
     dots: bool = False
+    lows: Sequence[float] = ()
+    highs: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points that nothing joins, small and faint."""
+
+    name: str
+    colour: int
+    xs: Sequence[float]
+    ys: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,9 @@ class Bars:
     colour: int
     xs: Sequence[float]
     ys: Sequence[float]
+
+
+Layer = Curve | Bars | Cloud
 
 
 @dataclass(frozen=True)
@@ -53,26 +68,35 @@ class Panel:
     """What is drawn over one y axis; label: what that axis measures. zero: the axis begins at 0."""
 
     label: str
-    layers: Sequence[Curve | Bars]
+    layers: Sequence[Layer]
     height: int = 170
     zero: bool = False
 
 
 def panels(
-    title: str, stack: Sequence[Panel], x_label: str, *, marks: Sequence[Mark] = (), log: bool = False, width: int = 280
+    title: str,
+    stack: Sequence[Panel],
+    x_label: str,
+    *,
+    marks: Sequence[Mark] = (),
+    log: bool = False,
+    root: bool = False,
+    width: int = 280,
 ) -> Markup:
-    """The panels as one figure. log: x, above 0, is drawn on a logarithmic scale with a tick at each point."""
+    """The panels as one figure. log: x, above 0, is drawn on a logarithmic scale with a tick at each point. root: x, of
+    0 or more, is drawn on a scale of its root."""
     given = sorted({float(x) for panel in stack for layer in panel.layers for x in layer.xs})
     if not given:
         return Markup("")
-    at: Callable[[float], float] = math.log10 if log else float
+    at: Callable[[float], float] = math.log10 if log else math.sqrt if root else float
     x = Scale(at(given[0]), at(given[-1]), LEFT + 4, width - RIGHT)
     drawn, top = [], TOP
     for panel in stack:
         drawn.append(_panel(panel, x, at, top, width))
         top += HEAD + panel.height + GAP
     top -= GAP
-    values = given if log else ticks(given[0], given[-1], max(4, width // 90))
+    values = given if log else ticks(at(given[0]), at(given[-1]), max(4, width // 90))
+    values = [value**2 for value in values] if root else values
     for value in values:
         drawn.append(
             f'<text class="tick" x="{x(at(value)):.1f}" y="{top + 15}" text-anchor="middle">{number(value)}</text>'
@@ -91,7 +115,7 @@ def panels(
 
 
 def _panel(panel: Panel, x: Scale, at: Callable[[float], float], top: float, width: int) -> str:
-    low, high = padded([y for layer in panel.layers for y in layer.ys])
+    low, high = padded([y for layer in panel.layers for y in reach(layer)])
     y = Scale(0.0 if panel.zero else low, high, top + HEAD + panel.height, top + HEAD)
     drawn = [f'<text class="label" x="0" y="{top + 12:.1f}">{escape(panel.label)}</text>']
     values = ticks(y.low, y.high)
@@ -105,8 +129,31 @@ def _panel(panel: Panel, x: Scale, at: Callable[[float], float], top: float, wid
     for layer in panel.layers:
         xs = [x(at(value)) for value in layer.xs]
         ys = [y(value) for value in layer.ys]
-        drawn.append(_bars(layer, xs, ys, y) if isinstance(layer, Bars) else _curve(layer, xs, ys))
+        if isinstance(layer, Bars):
+            drawn.append(_bars(layer, xs, ys, y))
+        elif isinstance(layer, Cloud):
+            drawn.append(_cloud(layer, xs, ys))
+        else:
+            drawn.append(_band(layer, xs, y) + _curve(layer, xs, ys))
     return "".join(drawn)
+
+
+def reach(layer: Layer) -> list[float]:
+    """Everything that the y axis has to hold."""
+    return [*layer.ys, *layer.lows, *layer.highs] if isinstance(layer, Curve) else list(layer.ys)
+
+
+def _band(layer: Curve, xs: Sequence[float], y: Scale) -> str:
+    if not layer.lows:
+        return ""
+    above = list(zip(xs, map(y, layer.highs), strict=True))
+    below = list(zip(xs, map(y, layer.lows), strict=True))
+    return f'<polygon class="band arm-{layer.colour}" points="{_points([*above, *reversed(below)])}"/>'
+
+
+def _cloud(layer: Cloud, xs: Sequence[float], ys: Sequence[float]) -> str:
+    dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="1.8"/>' for a, b in zip(xs, ys, strict=True))
+    return f'<g class="cloud arm-{layer.colour}"><title>{escape(layer.name)}</title>{dots}</g>'
 
 
 def _bars(layer: Bars, xs: Sequence[float], ys: Sequence[float], y: Scale) -> str:

@@ -11,14 +11,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from markupsafe import Markup
 
 from trueline.errors import UserError
 from trueline.evaluate import charts
+from trueline.evaluate import panels as panelled
 from trueline.evaluate.best import read_climb
 from trueline.evaluate.charts import Dot, Line
 from trueline.evaluate.control import read_control
+from trueline.evaluate.overoptimisation import Logged, Stretch, Traced, read_overoptimisation, stretches_of
+from trueline.evaluate.panels import Cloud, Mark, Panel
 from trueline.evaluate.qualities import Quality, read_qualities
 from trueline.evaluate.rounds import Round, distinct_2, read_rounds
 from trueline.evaluate.statistics import Interval
@@ -34,6 +38,7 @@ TITLES = {
     "fluency": "Fluency",
     "contrasts": "Who gained what",
     "reviews": "Reviews in both orders",
+    "overoptimisation": "Score against divergence",
 }
 
 Drawn = tuple[tuple[Markup, ...], tuple[tuple[int, str], ...]]
@@ -63,7 +68,7 @@ def section(report: Report, colours: Mapping[str, int] = MappingProxyType({})) -
     """The section of one report."""
     path = report.path / "table.txt"
     if not path.is_file():
-        wanted = "a climb, rounds, control, qualities, a scoreboard or a measurement"
+        wanted = "a climb, rounds, control, qualities, overoptimisation, a scoreboard or a measurement"
         raise UserError(f"report, {report.name}", "it has no table", wanted)
     draw = DRAWINGS.get(report.stage)
     drawn, names = draw(report, colours) if draw else ((), ())
@@ -179,6 +184,88 @@ def alike(report: Report, colours: Mapping[str, int]) -> Drawn:
     return tuple(chart for chart in drawn if chart), tuple((n, name) for name, n in colour.items())
 
 
+def pursued(report: Report, colours: Mapping[str, int]) -> Drawn:
+    """The score of each run and the watched one, over its divergence and over its iterations; then divergence, length
+    and answers that did not end."""
+    found = [run for run in read_overoptimisation(report).runs if run.stretches]
+    colour = painted([run.name for run in found], colours)
+    levels: list[tuple[str, Literal["reward", "watched"]]] = [
+        (f"learned from: {', '.join(dict.fromkeys(run.by for run in found))}", "reward")
+    ]
+    if any(run.watched_by for run in found):
+        levels.insert(
+            0, (f"watched: {', '.join(dict.fromkeys(r.watched_by for r in found if r.watched_by))}", "watched")
+        )
+    marked = [run.stretches[run.peak] for run in found if run.peak is not None and len(found) == 1]
+
+    def over(at: Callable[[Stretch | Logged], float]) -> list[Panel]:
+        return [Panel(label, [x for r in found for x in _chased(r, colour[r.name], of, at)]) for label, of in levels]
+
+    def beside(label: str, of: Callable[[Stretch], float]) -> Panel:
+        return Panel(label, [_middle(run, colour[run.name], of) for run in found], 88, zero=True)
+
+    others = [beside("KL, nats per answer", _apart), beside("tokens per answer", lambda part: part.length)]
+    if any(part.unfinished >= 0.01 for run in found for part in run.stretches):
+        others.append(beside("answers that did not end, %", lambda part: 100 * part.unfinished))
+    drawn = [
+        panelled.panels(
+            "Score against divergence",
+            over(_apart),
+            "KL from the reference, nats (root scale)",
+            marks=[Mark(_apart(at), "peak") for at in marked],
+            root=True,
+        ),
+        panelled.panels(
+            "Score by iteration",
+            over(_when),
+            "iteration",
+            marks=[Mark(_when(at), f"peak, {_when(at):.0f}") for at in marked],
+        ),
+        panelled.panels("What else moved", others, "iteration"),
+    ]
+    return tuple(chart for chart in drawn if chart), tuple((n, name) for name, n in colour.items())
+
+
+def _apart(part: Stretch | Logged) -> float:
+    kl = part.kl if isinstance(part, Logged) else part.kl.mean
+    return max(kl or 0.0, 0.0)
+
+
+def _when(part: Stretch | Logged) -> float:
+    return float(part.iteration) if isinstance(part, Logged) else (part.first + part.last) / 2
+
+
+def _chased(
+    run: Traced, colour: int, field: Literal["reward", "watched"], at: Callable[[Stretch | Logged], float]
+) -> list[panelled.Layer]:
+    """A run's iterations as points, stretches of them as a curve in its band, and the peak of what watched.
+
+    Over the divergence a run may go to and fro: there the stretches are of iterations in the order of their divergence.
+    """
+    size = run.stretches[0].last - run.stretches[0].first + 1
+    logged = sorted(run.logged, key=at)
+    known = [(at(part), value) for part in stretches_of(logged, size) if (value := getattr(part, field)) is not None]
+    if not known:
+        return []
+    xs, means = [x for x, _ in known], [value.mean or 0.0 for _, value in known]
+    sure = all(value.low is not None for _, value in known)
+    lows, highs = ([v.low or 0.0 for _, v in known], [v.high or 0.0 for _, v in known]) if sure else ((), ())
+    out: list[panelled.Layer] = [
+        Cloud(f"{run.name}, each iteration", colour, list(map(at, logged)), [getattr(one, field) for one in logged]),
+        panelled.Curve(run.name, colour, xs, means, lows=lows, highs=highs),
+    ]
+    if run.peak is not None and field == "watched":
+        top = run.stretches[run.peak]
+        level = top.watched.mean if top.watched is not None else None
+        note = f"{run.name}, peak at iteration {_when(top):.0f}"
+        out.append(panelled.Curve(note, colour, [at(top)], [level or 0.0], dots=True))
+    return out
+
+
+def _middle(run: Traced, colour: int, of: Callable[[Stretch], float]) -> panelled.Curve:
+    return panelled.Curve(run.name, colour, [_when(part) for part in run.stretches], [of(p) for p in run.stretches])
+
+
 def _several(arm: Quality) -> Interval | None:
     """Distinct-2 per prompt where prompts have several answers: of a single one it says next to nothing."""
     known = [one.words for one in arm.distinct if one.n == 2]
@@ -192,5 +279,5 @@ def _dot(name: str, colour: int, value: Interval) -> Dot:
 
 
 DRAWINGS: Mapping[str, Callable[[Report, Mapping[str, int]], Drawn]] = MappingProxyType(
-    {"climb": climbing, "rounds": by_round, "control": asked_for, "qualities": alike}
+    {"climb": climbing, "rounds": by_round, "control": asked_for, "qualities": alike, "overoptimisation": pursued}
 )
