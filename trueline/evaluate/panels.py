@@ -1,7 +1,7 @@
 """Figures of exact curves as SVG text: panels one above the other over a common x, nothing smoothed.
 
 `charts` draws estimates and training logs; here a hundred points are a hundred facts, a spike one point wide stays a
-spike, and what shares an x but no unit stands in two panels instead of on two axes of one. An estimate stands in a band,
+spike, and what shares an x but no unit stands in two panels instead of on two axes of one. Estimates stand in a band,
 single measurements are a cloud of points. Colours, strokes and text come from the page's style sheet as there.
 """
 
