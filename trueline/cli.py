@@ -1,4 +1,4 @@
-"""`trueline plan | make | why | show RECIPE`, `trueline check`, `trueline doctor`: recipes from the command line.
+"""`trueline plan | make | why | show RECIPE`, `trueline serve`, `check`, `doctor`: recipes from the command line.
 
 A recipe is named (`tour`), or given as `path/my.py:study` or `module:study`; its typed signature is its command line
 (`options`). A mistake of the user's prints one sentence and ends with status 2, Ctrl-C with 130; a traceback of a
@@ -37,6 +37,7 @@ COMMANDS = {
     "why": "why each artefact has to be made, followed down to what changed",
     "show": "what is known of the result, or of an artefact by its name",
     "rank": "sample n answers to every prompt and keep the best, by head, reward model or log-prob",
+    "serve": "answer over HTTP, candidates ranked by head, reward model or log-prob (OpenAI's protocol)",
     "check": "what the model will really see of your data, before any training",
     "lm-eval": "run tasks of lm-evaluation-harness on a policy, unchanged and over tries",
     "doctor": "versions, devices and the store on this machine",
@@ -82,7 +83,9 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise UserError("trueline", f"unknown command {command!r}", "", closest(command, list(COMMANDS)))
-    if command in ("check", "lm-eval", "doctor"):
+    if command == "serve" and rest and not rest[0].startswith("-"):
+        rest = ["--policy", *rest]
+    if command in ("check", "lm-eval", "serve", "doctor"):
         return _plain(command, rest)
     if command == "rank":
         return _on_recipe("make", ["rank", *("--n" if word == "-n" else word for word in rest)], "trueline rank")
@@ -258,9 +261,14 @@ def _plain(command: str, words: list[str]) -> int:
         from trueline.prompts.check import check
 
         function: Callable[..., Any] = check
+    elif command == "serve":
+        from trueline.serve.run import serve
+
+        function = serve
     else:
         function = lm_eval if command == "lm-eval" else doctor
-    line = CommandLine(function, f"trueline {command}", [_DEBUG, *(_MACHINE if command == "lm-eval" else [])])
+    extra = [_DEBUG, *(_MACHINE if command in ("lm-eval", "serve") else [])]
+    line = CommandLine(function, f"trueline {command}", extra)
     if "--help" in words or "-h" in words:
         line.help()
         return 0
@@ -341,7 +349,8 @@ def doctor(*, store: Path | None = None) -> int:
             there = there.parent
         free = shutil.disk_usage(there).free / 1e9
         table.add_row("store", f"{chosen.root} ({made} artefacts, {free:.1f} GB free)")
-    extras = {"critics": "vaderSentiment", "bench": "trl", "lm-eval": "lm_eval", "wandb": "wandb", "test": "pytest"}
+    extras = {"critics": "vaderSentiment", "serve": "fastapi", "bench": "trl", "lm-eval": "lm_eval", "wandb": "wandb"}
+    extras["test"] = "pytest"
     here = {extra: importlib.util.find_spec(module) is not None for extra, module in extras.items()}
     table.add_row("extras", ", ".join(f"{extra} {'yes' if there else 'no'}" for extra, there in here.items()))
     Console(highlight=False).print(table)

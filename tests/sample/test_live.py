@@ -16,7 +16,9 @@ from trueline.sample.live import Live, Order, held_back
 from trueline.sample.protocol import Sampling
 from trueline.store import using
 
-ASKED = [Prompt.of(text) for text in ("Who bakes the bread?", "Why?", "Where does the miller live? " * 4, "Who keeps it?")]
+ASKED = [
+    Prompt.of(text) for text in ("Who bakes the bread?", "Why?", "Where does the miller live? " * 4, "Who keeps it?")
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +49,11 @@ class Heard:
 
 
 SAMPLINGS = [
-    Sampling(n=5, max_tokens=12, seed=1), Sampling(n=1, max_tokens=30, temperature=0.0),
-    Sampling(n=9, max_tokens=20, top_p=0.8, temperature=0.7, min_tokens=4, seed=3), Sampling(n=2, max_tokens=9, stop=("a", "th"), seed=2),
-]  # fmt: skip
+    Sampling(n=5, max_tokens=12, seed=1),
+    Sampling(n=1, max_tokens=30, temperature=0.0),
+    Sampling(n=9, max_tokens=20, top_p=0.8, temperature=0.7, min_tokens=4, seed=3),
+    Sampling(n=2, max_tokens=9, stop=("a", "th"), seed=2),
+]
 
 
 def test_an_answer_is_the_engines_own_whoever_joins_or_leaves_meanwhile(live, policy):

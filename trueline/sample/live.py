@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from trueline.errors import UserError
 from trueline.machine import Machine
 from trueline.machine import current as current_machine
 from trueline.records import Completion, Prompt
-from trueline.sample import decode, plainly
+from trueline.sample import decode
+from trueline.sample.cache import AHEAD
 from trueline.sample.choose import Chooser, stream
 from trueline.sample.decode import Reading, Task, Written
 from trueline.sample.hf import Writer
@@ -99,6 +101,19 @@ class Live:
         closing = self.writer.ending if order.reads else 0
         return None if self.context is None else self.context - order.ids.size - closing
 
+    def text_ids(self, prompt: Prompt) -> np.ndarray:
+        """The tokens of a prompt that is a text to go on from, without a template: an order's `ids`.
+
+        Raises `UserError` for a text without tokens.
+        """
+        tokenizer = self.writer.loaded.tokenizer
+        ids = list(tokenizer(prompt.text)["input_ids"])
+        if ids and ids[-1] == tokenizer.eos_token_id:
+            ids.pop()
+        if not ids:
+            raise UserError(f"prompt {prompt.id}", "it has no token", "something to continue")
+        return np.array(ids, dtype=np.int64)
+
     def add(self, order: Order) -> None:
         """Take an order in. Raises `UserError` for a prompt that cannot be rendered or leaves no room, for heads that
         decoding cannot read, and for banned texts that are not one token."""
@@ -149,7 +164,8 @@ class Live:
         said = list(group.completions)
         if order.grown is not None:
             order.grown(said[0].text)
-        order.finished(said, [[f.score for f in of if f.score is not None] for of in group.feedback] or [[] for _ in said])
+        read = [[f.score for f in of if f.score is not None] for of in group.feedback]
+        order.finished(said, read or [[] for _ in said])
 
 
 class Batch(decode.Decoder):
@@ -163,8 +179,8 @@ class Batch(decode.Decoder):
         self.prompt_list: list[np.ndarray] = []
         self.task_list: list[Task] = []
         super().__init__(
-            writer.loaded.model, self.prompt_list, self.task_list, Chooser(Sampling(), ()), decode.caches.AHEAD,
-            None, writer.machine.sample_rows, writer.machine.micro_tokens, may_lean, reading,
+            writer.loaded.model, self.prompt_list, self.task_list, Chooser(Sampling(), ()), AHEAD, None,
+            writer.machine.sample_rows, writer.machine.micro_tokens, may_lean, reading,
         )  # fmt: skip
         self.writer = writer
         # Equal ways to draw are one object, so that their rows are drawn together.
