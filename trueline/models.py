@@ -201,17 +201,24 @@ def open_tokenizer(folder: Path) -> Any:
 
 
 def open_weights(folder: Path, dtype: torch.dtype) -> Any:
-    """The causal language model of a folder, from safetensors."""
+    """The causal language model of a folder, from safetensors. Raises `UserError` where some weights are not there."""
     from transformers import AutoModelForCausalLM
 
     register(folder)
+    where = f'model "{folder}"'
     try:
         with quiet():
-            return AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
-            )
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+                output_loading_info=True,
+            )  # fmt: skip
     except (ValueError, OSError, KeyError) as error:
-        raise UserError(f'model "{folder}"', first_line(error), "a causal language model") from error
+        raise UserError(where, first_line(error), "a causal language model") from error
+    if missing := sorted(found["missing_keys"]):
+        got = f"the weights of {', '.join(missing[:3])} are not there, and would be random"
+        cure = "A reward model of transformers is read by Classifier(folder); from_classifier makes a policy of it."
+        raise UserError(where, got, "a causal language model", cure)
+    return model
 
 
 def register(folder: Path) -> None:

@@ -160,9 +160,25 @@ class Renderer:
         self._end = found[0] if found else str(self.tokenizer.eos_token)
         self.end_id = int(self.tokenizer.convert_tokens_to_ids(self._end))
         self._between, self._tail = (after[: found.start()], after[found.end() :]) if found else ("", after)
+        self._writes_end = found is not None
         self._closing = re.compile(rf"(?:{re.escape(self._between)}{re.escape(self._end)}\s*)+\Z")
         self._control_ids = {i for i in self._tokens.special_ids if i != self.tokenizer.unk_token_id}
         self._control_ids |= {self.end_id, *(i for i in (self.tokenizer.eos_token_id,) if i is not None)}
+
+    @property
+    def tail(self) -> str:
+        """What the template writes after the end-of-turn of the last answer: a line break, or nothing."""
+        return self._tail
+
+    @property
+    def writes_end(self) -> bool:
+        """Whether the template itself writes that end-of-turn; where it writes none, `answer_ids` adds EOS."""
+        return self._writes_end
+
+    @property
+    def ends_there(self) -> bool:
+        """Whether what the template writes of a conversation ends with the end-of-turn of its last answer."""
+        return self._writes_end and not self._tail
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Everything before the answer's first token: BOS as the template says, the generation prompt included.

@@ -10,7 +10,7 @@ model was trained on, and is kept whether the vocabulary knows it or not.
 
 Where a model of the decoder kind reads its logits is transformers' rule, the last token that is no padding; a batch is
 padded on the right, with a token that cannot be mistaken for the end of one of its texts, so that a text's score is the
-one that it has alone. Heads of our own are read by `Reward`.
+one that it has alone. Heads of our own are read by `Reward`; `heads.classification` turns the one into the other.
 """
 
 from __future__ import annotations
@@ -100,16 +100,20 @@ class _Opened:
     """The model in memory, its tokenizer, and which number of its output is meant."""
 
     def __init__(self, critic: Classifier) -> None:
+        import torch
+
         from trueline import machine as machines
         from trueline import models
         from trueline.chat import Renderer
         from trueline.chat.tokens import Tokens
+        from trueline.heads import classification
 
         self.critic, self.machine = critic, machines.current()
         self.folder = models.folder_of(critic.model)
         self.tokenizer = models.open_tokenizer(self.folder)
-        self.net = _weights(self.folder)
-        self.net.to(machines.device(self.machine)).eval().requires_grad_(False)
+        low = machines.device().startswith("cuda") and models.autocast_dtype() is not None
+        self.net = classification.open_classifier(self.folder, torch.bfloat16 if low else torch.float32)
+        self.net.to(machines.device(self.machine))
         models.choose_threads(self.net, self.machine)
         self.column = self._column()
         self.longest = models.fitting(self.net, 1 << 60)
@@ -218,30 +222,3 @@ class _Opened:
         shares_NL = logits_NL.sigmoid() if several else torch.softmax(logits_NL, dim=-1)
         values_N = shares_NL[:, self.column]
         return 1 - values_N if critic.less else values_N
-
-
-def _weights(folder: Any) -> Any:
-    """The classifier of a folder, from safetensors. Raises `UserError` where its head was never trained."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    from trueline import machine as machines
-    from trueline import models
-
-    where = f'classifier "{folder}"'
-    low = machines.device().startswith("cuda") and models.autocast_dtype() is not None
-
-    try:
-        with models.quiet():
-            net, found = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.bfloat16 if low else torch.float32, local_files_only=True,
-                trust_remote_code=False, use_safetensors=True, output_loading_info=True,
-            )  # fmt: skip
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(where, models.first_line(error), "a sequence classification model") from error
-    if missing := sorted(found["missing_keys"]):
-        raise UserError(
-            where, f"the weights of {', '.join(missing)} are not there", "a trained classifier",
-            "Its head would be random. Heads of trueline are read by Reward(policy).",
-        )  # fmt: skip
-    return net
