@@ -28,6 +28,7 @@ from trueline.train.online.ppo import PPO
 from trueline.train.online.protocol import Advantages
 from trueline.train.online.rloo import RLOO
 from trueline.train.online.rollouts import Answered, Collector, Judged, Read
+from trueline.train.online.snapshots import snapshot
 from trueline.train.online.stage import online
 
 CPU = Machine(device="cpu", threads=1, micro_tokens=600)
@@ -294,3 +295,37 @@ def test_the_share_without_a_score_is_bounded():
         Iterations.judged(state, 2, answered)
     state.max_abstained = 0.7
     assert [j.score for j in Iterations.judged(state, 2, answered)] == [1.0]
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=4)])
+def test_a_snapshot_is_what_a_shorter_run_ends_with(start, tmp_path, lora):
+    """After 2 of 4 iterations, kept on the way: the bytes of a run of 2; and the run is as if nothing had been kept."""
+    asked = {"sampling": Sampling(n=2, max_tokens=6), "rollout": 4, "batch_size": 4, "lr": 3e-3, "lora": lora}
+    runs = [
+        online(start, questions(8), Vowels(), PPO(epochs=2), **asked, iterations=n, snapshots=kept)
+        for n, kept in ((4, (1, 2)), (4, ()), (2, ()))
+    ]
+    assert runs[0].fingerprint != runs[1].fingerprint
+    long, plain, short = (made(run, tmp_path)[0] for run in runs)
+    taken = made_at(snapshot(runs[0], 2), tmp_path)
+    weights = [folder / "model.safetensors" for folder in (taken, short, long, plain)]
+    one, two, three, four = (path.read_bytes() for path in weights)
+    assert one == two != three == four
+    assert sorted(p.name for p in (long / "snapshots").iterdir()) == ["1", "2"]
+    assert AutoModelForCausalLM.from_pretrained(taken) is not None
+
+
+def made_at(policy, store):
+    make(policy, store=store, machine=CPU)
+    (folder,) = (store / "policy").glob(policy.name)
+    return folder
+
+
+def test_only_iterations_that_are_kept_can_be_taken(start):
+    with pytest.raises(UserError, match=r"snapshots=\(2, 5\), iterations=5.*from 1 to 4"):
+        online(start, questions(4), Vowels(), PPO(), iterations=5, snapshots=(2, 5))
+    run = online(start, questions(4), Vowels(), PPO(), iterations=5, snapshots=(2,))
+    assert snapshot(run, 2).label == "ppo-2"
+    for policy, number, said in ((run, 3, "keeps 2, not 3"), (start, 1, "keeps none, not 1")):
+        with pytest.raises(UserError, match=said):
+            snapshot(policy, number)

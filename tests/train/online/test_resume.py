@@ -51,7 +51,8 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
     finished(started(folder, broken))
     make(study(str(folder)), store=whole, machine=MACHINE)
     (one, rows, counts), (other, again, recounted) = outcome(whole), outcome(broken)
-    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    for weights in ("model.safetensors", "snapshots/2/model.safetensors"):
+        assert (one / weights).read_bytes() == (other / weights).read_bytes()
     assert rows == again and [row["iteration"] for row in rows] == list(range(1, 8))
     assert counts == recounted
     assert {p.name for p in one.iterdir()} == {p.name for p in other.iterdir()}

@@ -73,7 +73,7 @@ def study(folder: str, iterations: int = 7):
     algorithm = PPO(kl=Adaptive(0.05, 1.0, 100.0), epochs=2, entropy=0.01, missing_eos=0.1)
     return online(
         models.pretrained(folder), questions(10), Vowels(), algorithm, sampling=Sampling(n=2, max_tokens=8, seed=3),
-        iterations=iterations, rollout=4, batch_size=4, lr=3e-3, label="killed",
+        iterations=iterations, rollout=4, batch_size=4, lr=3e-3, snapshots=(2,), label="killed",
     )  # fmt: skip
 
 

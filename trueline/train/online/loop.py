@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -278,8 +278,10 @@ def mean_of(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
     return out | {"train_tokens": tokens, "sharing": tokens / max(1, trie_tokens)}
 
 
-def run(state: Iterations, iterations: int, work: Work, meter: Meter) -> list[dict[str, Any]]:
-    """Iterate to the end from where `state` is; log and checkpoint on the way."""
+def run(
+    state: Iterations, iterations: int, work: Work, meter: Meter, keep: Callable[[int], None]
+) -> list[dict[str, Any]]:
+    """Iterate to the end from where `state` is; log and checkpoint on the way. keep: told of each that is done."""
     loop, history, saved = state.loop, [], state.steps
     every = loop.machine.checkpoint_steps
     while state.done < iterations:
@@ -292,6 +294,7 @@ def run(state: Iterations, iterations: int, work: Work, meter: Meter) -> list[di
         fit.report([row], work, loop.accelerator, meter)
         meter.update(f"online, reward {row['reward']:.3f}, KL {row['kl/answer']:.2f}")
         meter.advance(1)
+        keep(state.done)  # before the checkpoint: a run that goes on from there has what lies behind it
         if every and state.steps - saved >= every and state.done < iterations:
             saved = state.steps
             if loop.accelerator.is_main_process:

@@ -10,12 +10,12 @@ that of `train`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from trueline.errors import UserError
 from trueline.feedback.protocol import Critic, held_open, require_critic
-from trueline.fingerprint import call_site
+from trueline.fingerprint import added, call_site
 from trueline.heads import Head, Last
 from trueline.models import LoRA
 from trueline.pipeline import stage
@@ -23,6 +23,7 @@ from trueline.records import Group
 from trueline.sample.protocol import Sampling, writing
 from trueline.store import Groups, Policy, Prompts
 from trueline.train.online.ppo import PPO
+from trueline.train.online.snapshots import check_snapshots, place
 from trueline.train.optimizers import AdamW, DecayTo, Optimizer, ParameterGroup
 from trueline.train.settings import Settings
 
@@ -83,6 +84,7 @@ def online(
     max_dropped: float = 0.1,
     max_abstained: float = 0.5,
     chat: str = "auto",
+    snapshots: tuple[int, ...] = (),
     seed: int = 0,
     label: str = "",
     machine: Machine | None = None,
@@ -96,7 +98,8 @@ def online(
     is optimised. reference: the policy that the divergence is from (default: `start`). head: what reads values, where
     the algorithm needs them (default: one linear output); it is not saved with the policy. lora, freeze, chat and the
     settings of the optimiser: as in `train`; schedule and warmup are of all steps. long, max_dropped: what becomes of a
-    prompt that leaves no room for `sampling.max_tokens`, as in `draw`.
+    prompt that leaves no room for `sampling.max_tokens`, as in `draw`. snapshots: iterations after which the policy as
+    it is then is kept; `snapshot(policy, 10)` hands it out.
 
     Answers are drawn from the policy as it is when an iteration begins. At another temperature than 1, or with top_p,
     top_k, min_tokens or banned tokens, they come from another distribution than the one that is optimised, the policy
@@ -106,6 +109,7 @@ def online(
     that did not end), policy/clipped, value/explained, sampler/gap, and more (docs/online.md).
     """
     check(algorithm, sampling, iterations, rollout, lora, head, freeze)
+    check_snapshots(snapshots, iterations)
     settings = Settings(
         lr, algorithm.epochs, batch_size, schedule, warmup, weight_decay, max_grad_norm, optimizer or AdamW(), seed,
         floor, decay_to, no_decay, parameter_groups,
@@ -114,8 +118,8 @@ def online(
     return optimised(
         start, prompts, critic, algorithm, settings, sampling, iterations=iterations, rollout=rollout,
         reference=reference or start, watch=watch, lora=lora, head=values, freeze=tuple(freeze), long=long,
-        max_dropped=max_dropped, max_abstained=max_abstained, chat=chat, label=label or algorithm.name,
-        machine=machine,
+        max_dropped=max_dropped, max_abstained=max_abstained, chat=chat,
+        snapshots=tuple(snapshots), label=label or algorithm.name, machine=machine,
     )  # fmt: skip
 
 
@@ -173,6 +177,7 @@ def optimised(
     max_dropped: float = 0.1,
     max_abstained: float = 0.5,
     chat: str = "auto",
+    snapshots: tuple[int, ...] = added(()),
 ) -> None:
     """Open `start`, iterate, save a folder that plain transformers opens."""
     import torch
@@ -222,7 +227,7 @@ def optimised(
         resume(state, work)
         meter = stack.enter_context(work.progress(iterations, "online", done=state.done))
         stack.enter_context(torch.random.fork_rng(devices=devices))
-        history = run(state, iterations, work, meter)
+        history = run(state, iterations, work, meter, keeper(work, loaded, snapshots))
     for tracker in accelerator.trackers:
         tracker.finish()
     finish(work, state, history[-1], loaded)
@@ -237,6 +242,21 @@ def finish(work: Work, state: Iterations, last: dict[str, Any], loaded: Loaded) 
     work.note("last_iteration", last)
     if work.main:
         models.save(loaded.model, loaded.tokenizer, work.dir)
+
+
+def keeper(work: Work, loaded: Loaded, snapshots: Sequence[int]) -> Callable[[int], None]:
+    """What keeps the policy after each iteration of `snapshots`."""
+    import copy
+
+    from trueline import models
+
+    def keep(done: int) -> None:
+        if done in snapshots and work.main:
+            # Saving merges adapters for good: what goes on learning must not be what is saved.
+            model = copy.deepcopy(loaded.model) if hasattr(loaded.model, "merge_and_unload") else loaded.model
+            models.save(model, loaded.tokenizer, place(work.dir, done))
+
+    return keep
 
 
 def adapt(loaded: Loaded, lora: LoRA, seed: int) -> None:
