@@ -28,20 +28,12 @@ from trueline.errors import UserError
 from trueline.feedback.protocol import Critic, metering, require_critic, unfit
 from trueline.pipeline import Work, stage
 from trueline.records import Feedback, Group, Prompt, write_jsonl
-from trueline.sample.draw import drawn
+from trueline.sample.draw import drawn, estimate
 from trueline.sample.protocol import PLAYED, Engine, Sampling
 from trueline.store import Groups, Policy, Prompts
 
 
-def _estimate(engine: Policy | Engine, prompts: Prompts | Groups, sampling: Sampling, **_: Any) -> dict[str, int]:
-    known = prompts.count
-    asked = known.get("groups", known.get("prompts", 0)) if isinstance(prompts, Groups) else known.get("prompts", 0)
-    most = {"prompts": asked, "groups": asked, "samples": asked * sampling.n}
-    calls = getattr(engine, "calls", None)
-    return most | {"calls": calls(asked, asked * sampling.n)} if calls else most
-
-
-@stage(Groups, rev=1, label="candidates", estimate=_estimate)
+@stage(Groups, rev=1, label="candidates", estimate=estimate)
 def candidates(
     work: Work,
     engine: Policy | Engine,
