@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
+from trueline.evaluate.matrix import read_matrix
 from trueline.evaluate.results import Result
 from trueline.pipeline import make, upstream
-from trueline.recipes.rlaif import rlaif, served
+from trueline.recipes.rlaif import matrix, rlaif, scaling, served
 from trueline.store import Store, using
 from trueline.world import MODELS
 
@@ -40,3 +43,41 @@ def test_a_model_and_oracles_of_ones_own_are_planned_and_unfair_comparisons_name
     assert unfair["C - A"] == "the critic is not the teacher"
     assert unfair["D - C"] == "" and unfair["F - D"] == ""
     assert {"taught-A", "taught-B", "taught-D", "taught-E", "labelled-C", "labelled-F"} <= made
+
+
+def test_the_matrix_shares_what_its_cells_have_in_common(tmp_path):
+    """Three teachers and three critics: three starts, three draws of pairs, nine labellings, four judges each."""
+    with using(Store(tmp_path)):
+        report = matrix(pool=60)
+        stages = Counter(a.stage for a in upstream(report))
+        drawn = [a for a in upstream(report) if a.label.startswith("drawn-")]
+        cells = {(c.teacher, c.critic): c.unfair for c in report.inputs["labelled"]}
+    assert len(drawn) == 3 and stages["teach"] == 6 and stages["duel"] == 36 and len(cells) == 9
+    assert {name for name, why in cells.items() if not why} == {("0.5", "0.5"), ("0.75", "0.75"), ("1", "1")}
+    assert cells["0.5", "1"] == "the critic is stronger than the teacher" and "weaker" in cells["1", "0.5"]
+
+
+def test_a_matrix_of_one_oracle_from_end_to_end(tmp_path):
+    with using(Store(tmp_path)):
+        report = matrix(pool=20, oracles=(1.0,), held_out=8, chosen_on=6)
+        make(report)
+        found = read_matrix(report)
+    (cell,) = found.cells
+    assert found.prompts == 8 and cell.unfair == "" and [seen.judge for seen in cell.seen] == [
+        "fair judge", "position 0.8", "length 0.5", "noise 0.5"
+    ]  # fmt: skip
+
+
+def test_sizes_are_planned_with_six_arms_each_on_the_same_questions(tmp_path):
+    """Pools of 40 and 80: a tenth is taught, the rest labelled; the smaller pool is the first part of the larger."""
+    with using(Store(tmp_path)):
+        report = scaling(pools=(80, 40))
+        sizes = report.inputs["sizes"]
+        pools = {a.count["prompts"]: a for a in upstream(report) if a.label == "pool"}
+        make(*pools.values())
+        small, large = ([p.id for p in pools[n].read()] for n in (40, 80))
+        asked = {g.inputs["groups"].inputs["prompts"].name for one in sizes for _, g in one.arms}
+    assert [one.size for one in sizes] == [40, 80] and [[name for name, _ in one.arms] for one in sizes] == [
+        list("ABCDEF")
+    ] * 2
+    assert len(asked) == 1 and large[:40] == small

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -21,7 +21,10 @@ COLOURS = 8
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its name, its colour's number, its points and, where they are estimates, their intervals."""
+    """One curve: its name, its colour's number, its points and, where they are estimates, their intervals.
+
+    ringed: numbers of the points that have a ring around them.
+    """
 
     name: str
     colour: int
@@ -30,6 +33,7 @@ class Line:
     dashed: bool = False
     lows: Sequence[float] = ()
     highs: Sequence[float] = ()
+    ringed: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -123,24 +127,42 @@ def smooth(ys: Sequence[float], window: int) -> list[float]:
     return [(sums[end] - sums[start]) / (end - start) for start, end in bounds]
 
 
-def line_chart(title: str, lines: Sequence[Line], x_label: str, *, y_zero: bool = False, whole: bool = False) -> Markup:
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    *,
+    y_zero: bool = False,
+    whole: bool = False,
+    named: Mapping[float, str] | None = None,
+    within: tuple[float, float] | None = None,
+    zero: bool = False,
+) -> Markup:
     """Curves over a common x; a noisy one (over 40 points) is drawn faint with its moving average on top.
 
-    whole: x is a count, so only whole numbers stand at the axis, and each point gets a dot and its whisker.
+    whole: x is a count, so only whole numbers stand at the axis, and each point gets a dot and its whisker. named: what
+    stands at the axis, by its place, for values that are no numbers or unevenly spaced; drawn as with `whole`. within:
+    the ends of y, where several charts share it. zero: draws the line of no difference.
     """
     lines = [line for line in lines if line.xs]
     if not lines:
         return Markup("")
     xs = [x for line in lines for x in line.xs]
     ys = [y for line in lines for y in (*line.ys, *line.lows, *line.highs)]
-    low, high = padded([*ys, 0.0] if y_zero else ys)
-    x = Scale(min(xs), max(xs), LEFT + 6 * whole, WIDTH - RIGHT - 6 * whole)
+    whole = whole or named is not None
+    low, high = padded([*ys, *([0.0] if y_zero or zero else []), *(within or ())])
+    room = 18 if named else 6 * whole
+    x = Scale(min(xs), max(xs), LEFT + room, WIDTH - RIGHT - room)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP)
-    marks = [_axes(x, y, x_label, whole)]
+    marks = [_axes(x, y, x_label, whole, named)]
+    if zero:
+        marks.append(f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(0):.1f}" y2="{y(0):.1f}"/>')
     for index, line in enumerate(lines):
         if whole:
             # Side by side, so that estimates at one x do not hide each other.
-            marks += _estimates(line, x, y, (index - (len(lines) - 1) / 2) * min(3.0, 9 / len(lines)))
+            step = min(6.0, 24 / len(lines)) if named else min(3.0, 9 / len(lines))
+            aside = (index - (len(lines) - 1) / 2) * step
+            marks += _estimates(line, x, y, aside, named or {})
             continue
         style, name = f"line arm-{line.colour}{' dashed' if line.dashed else ''}", escape(line.name)
         layers = [("", line.ys)]
@@ -156,18 +178,20 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, *, y_zero: bool 
     return _figure(title, marks)
 
 
-def _estimates(line: Line, x: Scale, y: Scale, aside: float) -> list[str]:
+def _estimates(line: Line, x: Scale, y: Scale, aside: float, named: Mapping[float, str]) -> list[str]:
     """A line through dots with vertical whiskers, `aside` pixels from their places."""
     places = [(x(a) + aside, y(b)) for a, b in zip(line.xs, line.ys, strict=True)]
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
     style = f"line arm-{line.colour}{' dashed' if line.dashed else ''}"
     marks = [f'<polyline class="{style}" points="{points}"><title>{escape(line.name)}</title></polyline>']
     for index, (at, height) in enumerate(places):
-        ends, note = "", f"{line.name}, {number(line.xs[index])}: {number(line.ys[index])}"
+        ends, note = "", f"{line.name}, {named.get(line.xs[index]) or number(line.xs[index])}: {number(line.ys[index])}"
         if line.lows:
             low, high = line.lows[index], line.highs[index]
             note += f" ({number(low)} to {number(high)})"
             ends = f'<line class="whisker thin" x1="{at:.1f}" x2="{at:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>'
+        if index in line.ringed:
+            ends += f'<circle class="ring" cx="{at:.1f}" cy="{height:.1f}" r="7"/>'
         marks.append(
             f'<g class="arm-{line.colour}"><title>{escape(note)}</title>{ends}'
             f'<circle class="dot" cx="{at:.1f}" cy="{height:.1f}" r="3.5"/></g>'
@@ -278,7 +302,7 @@ def _label(text: str, x: float, y: float) -> str:
     return f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(text)}</text>'
 
 
-def _axes(x: Scale, y: Scale, x_label: str, whole: bool = False) -> str:
+def _axes(x: Scale, y: Scale, x_label: str, whole: bool = False, named: Mapping[float, str] | None = None) -> str:
     marks, values = [], ticks(y.low, y.high)
     for value in values:
         at = y(value)
@@ -288,9 +312,10 @@ def _axes(x: Scale, y: Scale, x_label: str, whole: bool = False) -> str:
         )
     base = HEIGHT - BOTTOM
     marks.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
-    for value in (v for v in ticks(x.low, x.high) if not whole or v == round(v)):
+    at_ticks = named or {v: number(v) for v in ticks(x.low, x.high) if not whole or v == round(v)}
+    for value, text in at_ticks.items():
         marks.append(
-            f'<text class="tick" x="{x(value):.1f}" y="{base + 15}" text-anchor="middle">{number(value)}</text>'
+            f'<text class="tick" x="{x(value):.1f}" y="{base + 15}" text-anchor="middle">{escape(text)}</text>'
         )
     marks.append(_label(x_label, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5))
     return "".join(marks)

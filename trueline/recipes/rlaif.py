@@ -16,7 +16,7 @@ Source: Sharma et al. 2024 (arXiv 2402.12366).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,11 @@ from typing import Any, Literal
 from trueline import world
 from trueline.evaluate.contrasts import Contrast, contrasts
 from trueline.evaluate.duel import duel
+from trueline.evaluate.matrix import Labelled, Taught
+from trueline.evaluate.matrix import matrix as crossed
 from trueline.evaluate.report import Arm, report
+from trueline.evaluate.scaling import Sized
+from trueline.evaluate.scaling import scaling as by_size
 from trueline.evaluate.select import select
 from trueline.feedback.annotator import Annotator
 from trueline.feedback.compare import Compare
@@ -92,9 +96,13 @@ class Contest:
         made = [self.fit(self.start, view, SFT(), lr=self.sft_lr, epochs=n, label=f"{name}-{n}") for n in SFT_EPOCHS]
         return self.best(name, made)
 
-    def labelled(self, name: str, policy: Policy) -> Policy:
+    def drawn(self, name: str, policy: Policy) -> Groups:
+        """Two of the policy's answers to each prompt of the rest of the pool."""
+        return draw(policy, self.rest, Sampling(n=2, seed=self.seed), label=f"drawn-{name}")
+
+    def labelled(self, name: str, policy: Policy, drawn: Groups | None = None) -> Policy:
         """DPO on the critic's labels of the policy's answers to the rest of the pool; the best of its checkpoints."""
-        drawn = draw(policy, self.rest, Sampling(n=2, seed=self.seed), label=f"drawn-{name}")
+        drawn = drawn or self.drawn(name, policy)
         pairs = Pairs(judge(drawn, Compare(by=self.critic, orders=1), label=f"labelled-{name}"), ties="drop")
         learn = partial(self.fit, policy, pairs, DPO(beta=self.beta, sft=0.05), lr=self.dpo_lr, max_dropped=0.5)
         return self.best(name, [learn(epochs=n, label=f"{name}-{n}") for n in DPO_EPOCHS])
@@ -109,14 +117,19 @@ class Contest:
         answers = draw(policy, prompts, Sampling(seed=self.seed), label=f"answers-{name}")
         return judge(answers, self.gold, label=f"graded-{name}")
 
-    def reported(self, weak: Engine, strong: Engine, contrasted: tuple[Contrast, ...]) -> Report:
-        """The six arms beside each other, each in a duel with A, and what one has over another."""
+    def arms(self, weak: Engine, strong: Engine) -> dict[str, Policy]:
+        """The six arms by their letters."""
         made = {}
         for full, some, tuned, teacher in (("A", "B", "C", weak), ("D", "E", "F", strong)):
             made[full] = self.taught(full, teacher, self.pool)
             made[some] = self.taught(some, teacher, self.first)
             made[tuned] = self.labelled(tuned, made[some])
-        graded = {name: self.graded(name, made[name], self.questions) for name in sorted(made)}
+        return {name: made[name] for name in sorted(made)}
+
+    def reported(self, weak: Engine, strong: Engine, contrasted: tuple[Contrast, ...]) -> Report:
+        """The six arms beside each other, each in a duel with A, and what one has over another."""
+        made = self.arms(weak, strong)
+        graded = {name: self.graded(name, made[name], self.questions) for name in made}
         by = Compare(by=self.judge)
         duels = tuple(duel(graded[name], graded["A"], by, label=f"{name}-vs-A") for name in graded if name != "A")
         arms = tuple(Arm(name, graded[name], made[name]) for name in graded)
@@ -172,6 +185,111 @@ def rlaif(
     of = in_town(base, pool, share, noise, position_bias, held_out, chosen_on, beta, seed)
     unfair = "the critic is stronger than the teacher" if weak < strong else ""
     return of.reported(world.Teacher(quality=weak), world.Teacher(quality=strong), compared(unfair, ""))
+
+
+def matrix(
+    *,
+    base: Literal["tiny", "small"] = "tiny",
+    pool: int = 640,
+    share: float = 0.1,
+    oracles: tuple[float, ...] = (0.5, 0.75, 1.0),
+    position_bias: float = 0.8,
+    length_bias: float = 0.5,
+    noise: float = 0.5,
+    held_out: int = 400,
+    chosen_on: int = 100,
+    beta: float = 0.1,
+    seed: int = 0,
+) -> Report:
+    """Every oracle as the teacher, every oracle as the critic, four judges: `trueline make rlaif:matrix`.
+
+    An oracle of quality q errs in 1 - q of its calls: as a teacher it writes a sloppy answer, as a critic it tosses.
+
+    Args:
+        base: which of the town's pretrained models to start from.
+        pool: prompts, each of which an oracle is asked about once.
+        share: of the pool that a teacher answers before the rest is labelled.
+        oracles: their qualities, from 0 to 1.
+        position_bias: of the judge that favours the answer shown first, from 0 to 1.
+        length_bias: of the judge that favours the longer answer, from 0 to 1.
+        noise: of the judge that tosses some of its verdicts, from 0 to 1.
+        held_out: prompts that all answers are judged on.
+        chosen_on: prompts, apart from those, on which checkpoints are chosen.
+        beta: DPO's inverse temperature.
+        seed: of prompts, sampling and training.
+    """
+    judges = {
+        "fair judge": world.Oracle(seed=seed),
+        f"position {position_bias:g}": world.Oracle(position_bias=position_bias, seed=seed),
+        f"length {length_bias:g}": world.Oracle(length_bias=length_bias, seed=seed),
+        f"noise {noise:g}": world.Oracle(noise=noise, seed=seed + 1),
+    }
+    of = in_town(base, pool, share, 0.0, 0.0, held_out, chosen_on, beta, seed)
+    rows, cells = [], []
+    for quality in sorted(set(oracles)):
+        teacher, name = world.Teacher(quality=quality), f"{quality:g}"
+        start = of.taught(f"B-{name}", teacher, of.first)
+        every = of.taught(f"A-{name}", teacher, of.pool)
+        before = of.graded(f"B-{name}", start, of.questions)
+        rows.append(Taught(name, before, of.graded(f"A-{name}", every, of.questions)))
+        drawn = of.drawn(f"B-{name}", start)
+        for skill in sorted(set(oracles)):
+            by, arm = replace(of, critic=world.Oracle(noise=1 - skill, seed=seed)), f"C-{name}-by-{skill:g}"
+            after = of.graded(arm, by.labelled(arm, start, drawn), of.questions)
+            fought = tuple(
+                (title, duel(after, before, Compare(by=judge), label=f"{arm}-{title.replace(' ', '-')}"))
+                for title, judge in judges.items()
+            )
+            unfair = (
+                ""
+                if skill == quality
+                else f"the critic is {'stronger' if skill > quality else 'weaker'} than the teacher"
+            )
+            cells.append(Labelled(name, f"{skill:g}", after, fought, unfair))
+    return crossed(tuple(rows), tuple(cells), label="rlaif-matrix")
+
+
+def scaling(
+    *,
+    base: Literal["tiny", "small"] = "tiny",
+    pools: tuple[int, ...] = (80, 160, 320, 640, 1280),
+    share: float = 0.1,
+    weak: float = 0.5,
+    strong: float = 1.0,
+    noise: float = 0.1,
+    held_out: int = 400,
+    chosen_on: int = 100,
+    beta: float = 0.1,
+    seed: int = 0,
+) -> Report:
+    """The six arms at several sizes of the pool: `trueline make rlaif:scaling`.
+
+    Args:
+        base: which of the town's pretrained models to start from.
+        pools: prompts, each of which an oracle is asked about once; the smaller pools are part of the larger.
+        share: of the pool that a teacher answers before the rest is labelled.
+        weak: quality of the weak teacher: the share of its answers that earn the full gold reward.
+        strong: quality of the strong teacher.
+        noise: share of the critic's labels that are tossed, from 0 to 1.
+        held_out: prompts that all arms are judged on.
+        chosen_on: prompts, apart from those, on which checkpoints are chosen.
+        beta: DPO's inverse temperature.
+        seed: of prompts, sampling and training.
+    """
+    sizes = []
+    for pool in sorted(set(pools)):
+        of = in_town(base, pool, share, noise, 0.0, held_out, chosen_on, beta, seed)
+        made = of.arms(world.Teacher(quality=weak), world.Teacher(quality=strong))
+        graded = tuple((name, of.graded(f"{name}-of-{pool}", made[name], of.questions)) for name in made)
+        sizes.append(Sized(pool, graded))
+    wanted = (
+        Contrast("C - B: labels after the weak teacher", ("C",), ("B",)),
+        Contrast("F - E: labels after the strong teacher", ("F",), ("E",)),
+        Contrast("A - B: more of the weak teacher", ("A",), ("B",)),
+        Contrast("D - E: more of the strong teacher", ("D",), ("E",)),
+        Contrast("D - C: demonstrations against labels", ("D",), ("C",)),
+    )
+    return by_size(tuple(sizes), wanted, label="rlaif-scaling")
 
 
 def served(
