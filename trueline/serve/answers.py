@@ -223,12 +223,13 @@ class Ticket:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if not self.done.done():
+        # Whoever waits for `done` and is cancelled takes it along.
+        if self.done.cancelled() or not self.done.done():
             self.done.cancel()
             assert self.asked.served.live is not None
             live = self.asked.served.live
             self.desk.worker.do(lambda: live.drop(self.order))
-        elif not self.done.cancelled():
+        else:
             self.done.exception()  # seen, whoever waits for it
 
     def _tell(self, call: Callable[..., Any], *args: Any) -> None:
