@@ -196,11 +196,13 @@ def test_a_report_draws_the_curves(runs):
     both = overoptimisation((Optimised("RLOO", (first, second)),))
     blind = overoptimisation((Optimised("blind", (alone,)),))
     answers = graded(((0.5,), (0.7,)))
-    made = make(report("RLOO", (Arm("SFT", answers), Arm("RLOO", answers)), also=(both, blind)))
+    made = make(report("RLOO", (Arm("SFT", answers), Arm("RLOO", answers, second)), also=(both, blind)))
     page = (made.path / "report.html").read_text()
     assert page.count("<h2>Score against divergence</h2>") == 2 and "nats (root scale)" in page
     assert page.count("watched: vowels") == 2 and page.count("learned from: vowels") == 4
     assert re.search(r">peak, \d", page)
+    logged = re.findall("<figcaption>(loss|Loss|reward|watched|kl/answer|abstained)</figcaption>", page)
+    assert logged == ["Loss", "reward", "watched", "kl/answer"] * 2, "what is charted of both parts of the training"
     for one, curves in ((both, 2), (blind, 1)):
         drawn = section(make(one), {"SFT": 0, "RLOO": 1})
         assert len(drawn.charts) == 3
