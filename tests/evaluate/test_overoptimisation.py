@@ -201,8 +201,8 @@ def test_a_report_draws_the_curves(runs):
     assert page.count("<h2>Score against divergence</h2>") == 2 and "nats (root scale)" in page
     assert page.count("watched: vowels") == 2 and page.count("learned from: vowels") == 4
     assert re.search(r">peak, \d", page)
-    logged = re.findall("<figcaption>(loss|Loss|reward|watched|kl/answer|abstained)</figcaption>", page)
-    assert logged == ["Loss", "reward", "watched", "kl/answer"] * 2, "what is charted of both parts of the training"
+    logged = re.findall("<figcaption>(Loss|reward|watched|kl/answer|length|abstained)</figcaption>", page)
+    assert logged == ["reward", "watched", "kl/answer", "length"] * 2, "what is charted of both parts of the training"
     for one, curves in ((both, 2), (blind, 1)):
         drawn = section(make(one), {"SFT": 0, "RLOO": 1})
         assert len(drawn.charts) == 3

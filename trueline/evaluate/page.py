@@ -286,11 +286,12 @@ def training_charts(trained: Trained) -> list[Markup]:
 
 
 def _curve_order(name: str) -> tuple[int, str]:
-    """The loss, then how well preferences are ranked or what online learning earned, then the rest by name."""
-    last = name.rpartition("/")[2]
-    first = ["loss", "accuracy", "margin", "chosen", "rejected", "reward", "watched", "kl/answer", "length"]
-    known = name if name in first else last
-    return (first.index(known) if known in first else len(first), name)
+    """What online learning earned, else the loss, then how well preferences are ranked, then the rest by name."""
+    earned, last = ["reward", "watched", "kl/answer", "length"], name.rpartition("/")[2]
+    first = ["loss", "accuracy", "margin", "chosen", "rejected"]
+    if name in earned:
+        return (earned.index(name) - len(earned), name)
+    return (first.index(last) if last in first else len(first), name)
 
 
 def filters(result: Result, samples: Sequence[Sample]) -> list[tuple[str, str]]:
