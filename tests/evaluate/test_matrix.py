@@ -94,25 +94,26 @@ def sized(size, b, c):
 def test_contrasts_by_size_and_what_they_changed_by():
     """C - B is (0.5, 0.2) at 80 and (0.2, 0.1) at 640: 0.35, 0.15, and a change of -0.2; sizes are put in order."""
     sizes = (sized(640, ((0.8,), (0.5,)), C), sized(80, B, C))
-    report = scaling(
-        sizes, (Contrast("C - B", ("C",), ("B",)), Contrast("B - C", ("B",), ("C",), "for the sake of it"))
-    )
+    wanted = (Contrast("C - B", ("C",), ("B",)), Contrast("B - C", ("B",), ("C",), "for the sake of it"))
+    report = scaling(sizes, (("Labels", wanted),))
     make(report)
     found, table = read_scaling(report), (report.path / "table.txt").read_text()
     assert isinstance(found, Scaled) and [p.size for p in found.points] == [80, 640]
     assert [p.gains["C - B"].mean for p in found.points] == pytest.approx([0.35, 0.15])
     assert found.points[1].scores["B"].mean == pytest.approx(0.65)
     assert found.change["C - B"].mean == pytest.approx(-0.2)
-    assert "−0.200 ±0.100" in table and "Not fair: B - C (for the sake of it)." in table
+    assert "−0.200 ±.100" in table and "Not fair: B - C (for the sake of it)." in table
     html = (report.path / "report.html").read_text()
-    assert "C - B shrinks with the number of prompts." in html and ">80</text>" in html and ">640</text>" in html
+    assert "C - b: less is gained with more prompts." in html and ">80</text>" in html and ">640</text>" in html
 
 
 def test_sizes_that_do_not_match_are_refused():
-    wanted = (Contrast("C - B", ("C",), ("B",)),)
+    wanted = (("Labels", (Contrast("C - B", ("C",), ("B",)),)),)
     with pytest.raises(UserError, match=r"got \[80\]; at least two"):
         make(scaling((sized(80, B, C),), wanted))
     with pytest.raises(UserError, match="the arms B at 640; B, C, as at 80"):
         make(scaling((sized(80, B, C), Sized(640, (("B", said(B, "x")),))), wanted))
     with pytest.raises(UserError, match='no arm is named "D"'):
-        make(scaling((sized(80, B, C), sized(640, B, C)), (Contrast("D - B", ("D",), ("B",)),)))
+        make(scaling((sized(80, B, C), sized(640, B, C)), (("", (Contrast("D - B", ("D",), ("B",)),)),)))
+    with pytest.raises(UserError, match='no arm is named "E"'):
+        make(scaling((sized(80, B, C), sized(640, B, C)), wanted, (("", ("E",)),)))

@@ -1,6 +1,6 @@
 """`scaling`: how the arms of a study grow with its data: scores and contrasts by size, a table and curves.
 
-    scaling((Sized(80, (("B", b), ("C", c))), Sized(160, ...)), (Contrast("C - B", ("C",), ("B",)),))
+    scaling((Sized(80, (("B", b), ("C", c))), Sized(160, ...)), (("Labels", (Contrast("C - B", ("C",), ("B",)),)),))
 
 Every size answers the same held-out prompts, so a contrast is paired by prompt at each of them, and so is what it
 changed by from the smallest size to the largest.
@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from markupsafe import Markup
 
 from trueline.errors import UserError, closest
 from trueline.evaluate import charts, plain
@@ -30,7 +29,6 @@ from trueline.evaluate.results import scores
 from trueline.evaluate.sheet import Fact, Part, render
 from trueline.evaluate.statistics import Interval, mean_interval
 from trueline.evaluate.table import within
-from trueline.fingerprint import added
 from trueline.pipeline import Work, stage
 from trueline.records import Record, encode
 from trueline.store import Groups, Report
@@ -57,7 +55,8 @@ class Point(Record, frozen=True):
 class Scaled(Record, frozen=True):
     """Everything by size, the smallest first: `report.json`. change: of each contrast, the largest less the smallest.
 
-    unfair: why a contrast is no fair comparison, by name; fair ones are not in it.
+    unfair: why a contrast is no fair comparison, by name; fair ones are not in it. panels: what is drawn together, arms
+    or contrasts, by title.
     """
 
     by: str
@@ -65,17 +64,27 @@ class Scaled(Record, frozen=True):
     points: tuple[Point, ...]
     change: dict[str, Interval]
     unfair: dict[str, str] = {}
+    panels: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @stage(Report, rev=1, label="scaling", estimate=lambda sizes, **_: {"arms": sum(len(one.arms) for one in sizes)})
 def scaling(
-    work: Work, sizes: tuple[Sized, ...], wanted: tuple[Contrast, ...], by: str = "", what: str = added("prompts")
+    work: Work,
+    sizes: tuple[Sized, ...],
+    contrasted: tuple[tuple[str, tuple[Contrast, ...]], ...],
+    beside: tuple[tuple[str, tuple[str, ...]], ...] = (),
+    by: str = "",
+    what: str = "prompts",
 ) -> None:
-    """Scores and contrasts of the arms at every size. by: the critic whose scores are read (default: the last that
-    scored all answers). what: what sizes count. Raises `UserError` where sizes or their arms do not match.
+    """Scores and contrasts of the arms at every size.
+
+    contrasted: the contrasts, those that are drawn together under one title. beside: which arms are drawn together, by
+    title (default: all). by: the critic whose scores are read (default: the last that scored all answers). what: what
+    sizes count. Raises `UserError` where sizes or their arms do not match.
     """
     sizes = tuple(sorted(sizes, key=lambda one: one.size))
-    names = check(sizes, wanted)
+    wanted = [one for _, some in contrasted for one in some]
+    names = check(sizes, wanted, [name for _, some in beside for name in some])
     every = {f"{name} at {one.size}": list(of.read()) for one in sizes for name, of in one.arms}
     prompts, _ = common_prompts(every, "scaling", 0.0)
     critics = scorers(every, by, "scaling(by=...)")
@@ -84,14 +93,16 @@ def scaling(
     points = tuple(_point(size, of, wanted) for size, of in at.items())
     change = {one.name: mean_interval(moved(one, at[sizes[0].size], at[sizes[-1].size])) for one in wanted}
     unfair = {one.name: one.unfair for one in wanted if one.unfair}
-    result = Scaled(next(iter(critics.values())), len(prompts), points, change, unfair)
+    panels = tuple((title, tuple(one.name for one in some)) for title, some in contrasted)
+    panels += beside or (("All arms", tuple(names)),)
+    result = Scaled(next(iter(critics.values())), len(prompts), points, change, unfair, panels)
     (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
-    (work.dir / "table.txt").write_text(draw(result, what), encoding="utf-8")
+    (work.dir / "table.txt").write_text("\n".join((draw(result, what), draw_gains(result, what))), encoding="utf-8")
     (work.dir / "report.html").write_text(page(result, what), encoding="utf-8")
     work.count("arms", len(every))
 
 
-def check(sizes: Sequence[Sized], wanted: Sequence[Contrast]) -> list[str]:
+def check(sizes: Sequence[Sized], wanted: Sequence[Contrast], beside: Sequence[str] = ()) -> list[str]:
     """The names of the arms. Raises `UserError` where a size stands twice, or has other arms than the first."""
     values = [one.size for one in sizes]
     if len(values) < 2 or len(set(values)) < len(values):
@@ -101,8 +112,9 @@ def check(sizes: Sequence[Sized], wanted: Sequence[Contrast]) -> list[str]:
         if [name for name, _ in one.arms] != names:
             got = f"the arms {', '.join(name for name, _ in one.arms)} at {one.size}"
             raise UserError("scaling(sizes=...)", got, f"{', '.join(names)}, as at {sizes[0].size}")
-    for name in (name for one in wanted for name in (*one.plus, *one.minus) if name not in names):
-        raise UserError("scaling(wanted=...)", f'no arm is named "{name}"', "", closest(name, names))
+    meant = [name for one in wanted for name in (*one.plus, *one.minus)]
+    for name in (name for name in (*meant, *beside) if name not in names):
+        raise UserError("scaling", f'no arm is named "{name}"', "", closest(name, names))
     return names
 
 
@@ -123,20 +135,28 @@ def moved(one: Contrast, first: Marks, last: Marks) -> list[float]:
 
 
 def draw(result: Scaled, what: str = "prompts") -> str:
-    """The scores by size, then the contrasts by size with what they changed by."""
-    arms = [[str(p.size), *(within(p.scores[name], 1, 3) for name in p.scores)] for p in result.points]
-    first = plain.table([what, *result.points[0].scores], arms, title=f"Mean {result.by} score, by {what}")
-    sizes = [number(p.size, 6) for p in result.points]
-    rows = [
-        [name, *(signed(p.gains[name]) for p in result.points), signed(result.change[name])] for name in result.change
-    ]
+    """The scores by size."""
+    rows = [[str(p.size), *(within(p.scores[name], 1, 3) for name in p.scores)] for p in result.points]
+    return plain.table([what, *result.points[0].scores], rows, title=f"Mean {result.by} score, by {what}")
+
+
+def draw_gains(result: Scaled, what: str = "prompts") -> str:
+    """The contrasts by size with what they changed by."""
+    rows = [[str(p.size), *(_short(p.gains[name]) for name in result.change)] for p in result.points]
+    rows.append(["change", *map(_short, result.change.values())])
+    told = [name.partition(": ") for name in result.change]
     notes = [
+        "; ".join(f"{short}: {long}" for short, _, long in told if long) + "." if any(x[2] for x in told) else "",
         f"{result.by} score, paired over {result.prompts} prompts; ±: half the 95 % interval, not widened for their "
         "number, and of the prompts alone: each arm was trained once at each size.",
         *(f"Not fair: {name} ({why})." for name, why in result.unfair.items()),
     ]
-    title = f"What one has over another, by {what}, and the last column less the first"
-    return f"{first}\n{plain.table(['contrast', *sizes, 'change'], rows, title=title, notes=notes)}"
+    title = f"What one has over another, by {what}; change: the last row less the first"
+    return plain.table([what, *(short for short, _, _ in told)], rows, title=title, notes=[n for n in notes if n])
+
+
+def _short(value: Interval) -> str:
+    return signed(value).replace("±0.", "±.")  # six contrasts stand beside each other
 
 
 def page(result: Scaled, what: str = "prompts") -> str:
@@ -151,10 +171,7 @@ def page(result: Scaled, what: str = "prompts") -> str:
         )
         for name, change in list(result.change.items())[:3]
     ]
-    lead = (
-        f"The same study at {len(result.points)} sizes, all arms on the same {result.prompts} held-out prompts. Sizes "
-        "are a constant factor apart on the axis where they double."
-    )
+    lead = f"The same study at {len(result.points)} sizes, all arms on the same {result.prompts} held-out prompts."
     return render("By size", headline(result, what), lead, facts, parts(result, what))
 
 
@@ -163,38 +180,39 @@ def headline(result: Scaled, what: str) -> str:
     name, change = max(result.change.items(), key=lambda one: abs(one[1].mean or 0.0))
     if not change.excludes_zero:
         return f"No contrast changed with the number of {what} so that these prompts can show it."
-    title = name.partition(":")[0]
-    return f"{title} {'grows' if (change.mean or 0.0) > 0 else 'shrinks'} with the number of {what}."
+    short, _, long = name.partition(": ")
+    moved = "more" if (change.mean or 0.0) > 0 else "less"
+    return f"{(long or short).capitalize()}: {moved} is gained with more {what}."
 
 
 def parts(result: Scaled, what: str) -> list[Part]:
-    """The sections: contrasts, then the arms."""
-    arms, found = list(result.points[0].scores), list(result.change)
+    """The sections: contrasts, then the arms; the charts of a section share a scale."""
     named = {math.log2(p.size): str(p.size) for p in result.points}
 
-    def chart(title: str, names: Sequence[str], of: Sequence[Mapping[str, Interval]], zero: bool) -> Markup:
-        lines = []
-        for name in names:
-            at = (arms if name in arms else found).index(name)
-            known = [(x, values[name]) for x, values in zip(named, of, strict=True) if values[name].mean is not None]
-            ys = [v.mean or 0.0 for _, v in known]
-            ends = [v.low or 0.0 for _, v in known], [v.high or 0.0 for _, v in known]
-            lines.append(Line(name, 1 + at % 7, [x for x, _ in known], ys, False, *ends))
-        return charts.line_chart(title, lines, what, named=named, zero=zero)
+    def section(title: str, lead: str, of: Sequence[Mapping[str, Interval]], text: str, zero: bool) -> Part:
+        every = list(of[0])
+        ends = [x for values in of for v in values.values() for x in (v.low, v.high) if x is not None]
+        drawn = []
+        for panel, names in result.panels:
+            if names[0] not in every:
+                continue
+            lines = [_line(name, 1 + every.index(name) % 7, list(named), of) for name in names]
+            drawn.append(charts.line_chart(panel, lines, what, named=named, zero=zero, within=(min(ends), max(ends))))
+        key = tuple((1 + at % 7, name) for at, name in enumerate(every))
+        return Part(title, lead, tuple(drawn), key, text)
 
-    gained = [p.gains for p in result.points]
-    two = [
-        chart(f"What one has over another, {part}", names, gained, True)
-        for part, names in (("fair", [n for n in found if n not in result.unfair]), ("not fair", list(result.unfair)))
-        if names
-    ]
-    levels = [chart(f"Mean {result.by} score", arms, [p.scores for p in result.points], False)]
-    keys = [tuple((1 + at % 7, name) for at, name in enumerate(of)) for of in (found, arms)]
-    text = draw(result, what).split("\n\n", 1)
+    gained, scored = [p.gains for p in result.points], [p.scores for p in result.points]
+    lead = "Paired by prompt at each size; a size is twice the one before it where they are evenly apart."
     return [
-        Part("What one has over another", "Paired by prompt at each size.", tuple(two), keys[0], text[-1]),
-        Part("The arms", "Each trained once at each size.", tuple(levels), keys[1], text[0]),
+        section("What one has over another", lead, gained, draw_gains(result, what), True),
+        section("The arms", f"Mean {result.by} score, by {what}.", scored, draw(result, what), False),
     ]
+
+
+def _line(name: str, colour: int, places: Sequence[float], of: Sequence[Mapping[str, Interval]]) -> Line:
+    known = [(x, values[name]) for x, values in zip(places, of, strict=True) if values[name].mean is not None]
+    ys, lows, highs = ([getattr(v, end) or 0.0 for _, v in known] for end in ("mean", "low", "high"))
+    return Line(name, colour, [x for x, _ in known], ys, False, lows, highs)
 
 
 def read_scaling(report: Report) -> Scaled:

@@ -282,14 +282,22 @@ def scaling(
         made = of.arms(world.Teacher(quality=weak), world.Teacher(quality=strong))
         graded = tuple((name, of.graded(f"{name}-of-{pool}", made[name], of.questions)) for name in made)
         sizes.append(Sized(pool, graded))
-    wanted = (
-        Contrast("C - B: labels after the weak teacher", ("C",), ("B",)),
-        Contrast("F - E: labels after the strong teacher", ("F",), ("E",)),
-        Contrast("A - B: more of the weak teacher", ("A",), ("B",)),
-        Contrast("D - E: more of the strong teacher", ("D",), ("E",)),
-        Contrast("D - C: demonstrations against labels", ("D",), ("C",)),
-    )
-    return by_size(tuple(sizes), wanted, label="rlaif-scaling")
+    contrasted = (
+        ("What labels add", (
+            Contrast("C - B: labels after the weak teacher", ("C",), ("B",)),
+            Contrast("F - E: labels after the strong teacher", ("F",), ("E",)),
+        )),
+        ("What more demonstrations add", (
+            Contrast("A - B: more of the weak teacher", ("A",), ("B",)),
+            Contrast("D - E: more of the strong teacher", ("D",), ("E",)),
+        )),
+        ("The strong teacher against its labels", (
+            Contrast("D - C: demonstrations less labels after the weak teacher", ("D",), ("C",)),
+            Contrast("D - F: demonstrations less labels after the strong teacher", ("D",), ("F",)),
+        )),
+    )  # fmt: skip
+    beside = (("Weak teacher", ("A", "B", "C")), ("Strong teacher", ("D", "E", "F")))
+    return by_size(tuple(sizes), contrasted, beside, label="rlaif-scaling")
 
 
 def served(
