@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trueline.errors import UserError
+from trueline.evaluate.calibration import calibration, loss
 from trueline.evaluate.reward_accuracy import correlation, decided, find, read, reward_accuracy
 from trueline.feedback.judge import judge
 from trueline.feedback.rule import Rule
@@ -125,3 +131,45 @@ def test_what_cannot_be_weighed_is_refused():
     assert read(make(reward_accuracy(both, by="rule:chosen"))).reward == "rule:chosen"
     with pytest.raises(UserError, match='nothing was compared by "peeple"'):
         make(reward_accuracy(both, by="rule:long", preferred_by="peeple"))
+
+
+def test_how_sure_and_how_often_right():
+    """Four pairs log 3 apart, three of them right: sure of 0.75, right in 0.75. Twice as far apart: sure of 0.9."""
+    gaps = [math.log(3)] * 3 + [-math.log(3)]
+    one, two = calibration(gaps), calibration([2 * gap for gap in gaps])
+    assert (one.error, one.scale) == (pytest.approx(0.0, abs=1e-12), pytest.approx(1.0, abs=1e-6))
+    assert one.loss == pytest.approx((3 * math.log(4 / 3) + math.log(4)) / 4)
+    assert [(b.low, b.high, b.pairs, b.right) for b in one.bins] == [(0.7, 0.8, 4, 0.75)]
+    assert (two.error, two.scale) == (pytest.approx(0.15), pytest.approx(0.5, abs=1e-6))
+    assert calibration([1.0, 2.0]).scale is None and calibration([-1.0]).scale is None and calibration([]) is None
+    assert calibration([0.0]).bins[0].right == 0.5 and calibration([1e3, -1e3]).loss == pytest.approx(500)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30))
+def test_no_other_factor_costs_less(gaps):
+    found = calibration(gaps)
+    assert sum(one.pairs for one in found.bins) == len(gaps) and 0 <= found.error <= 1
+    if found.scale is not None:
+        best = loss([found.scale * gap for gap in gaps])
+        assert all(best <= loss([found.scale * near * gap for gap in gaps]) + 1e-9 for near in (0.9, 1.0, 1.1))
+
+
+def test_accuracy_by_group_and_calibration_stand_in_the_table():
+    """Of ten prompts five are about numbers; there the reward is right, elsewhere wrong."""
+    report = make(reward_accuracy(parted(), group="kind"))
+    result, table = read(report), (report.path / "table.txt").read_text()
+    assert {name: of.mean for name, of in result.by_group.items()} == {"names": 0.0, "numbers": 1.0}
+    assert result.by_group["names"].high > 0.3  # Wilson's: of five
+    assert result.calibration.loss == pytest.approx((loss([1.0]) + loss([-1.0])) / 2)
+    assert "the reward, numbers" in table and "sure, %" in table and "no factor on the rewards" in table
+    with pytest.raises(UserError, match=r'no prompt has a field "kinds".*Did you mean "kind"'):
+        make(reward_accuracy(parted(), group="kinds"))
+
+
+@stage(Groups, name="parted-groups")
+def parted(work: Work) -> None:
+    rows = [pair(f"{i}?", 5, 9, (2, 1) if i % 2 else (1, 2)) for i in range(10)]
+    meta = ["numbers" if i % 2 else "names" for i in range(10)]
+    prompts = [Prompt.of(g.prompt.text, meta={"kind": kind}) for g, kind in zip(rows, meta, strict=True)]
+    groups = [msgspec.structs.replace(g, prompt=prompt) for g, prompt in zip(rows, prompts, strict=True)]
+    write_jsonl(work.dir / "groups.jsonl", groups)

@@ -8,6 +8,9 @@ HHH the longer answer is right in 139. So three numbers stand beside the accurac
 pairs, with the paired difference; the accuracy on the pairs whose preferred answer is the *shorter* one, where length
 alone scores 0; and how far the reward follows length within a prompt. A reward that is little else is warned of.
 
+Beside it stands how far differences of rewards are the odds that they claim to be (`calibration`), and with group= the
+accuracy in each group of prompts: a reward that is right on average may be a coin on what matters.
+
 Held out means held out by *prompt*: one prompt gives several pairs that share answers, and an answer chosen in one is
 rejected in another. `trained_on` names the groups that were trained on, and a prompt in both is refused.
 
@@ -26,9 +29,11 @@ import msgspec
 from trueline.errors import UserError, closest
 from trueline.evaluate import plain
 from trueline.evaluate.accuracy import hit
+from trueline.evaluate.calibration import Calibration, calibration
 from trueline.evaluate.headline import places, plus
-from trueline.evaluate.statistics import Interval, difference, mean_interval, per_prompt
+from trueline.evaluate.statistics import Interval, difference, mean_interval, per_prompt, wilson
 from trueline.evaluate.table import within
+from trueline.fingerprint import added
 from trueline.pipeline import Work, stage
 from trueline.records import Group, Record, encode
 from trueline.store import Groups, Report
@@ -48,7 +53,8 @@ class RewardAccuracy(Record, frozen=True):
     characters; gain: accuracy less longer, paired by prompt. shorter: accuracy on the pairs whose preferred answer is
     the shorter one, of which there are `shorter_pairs`. follows: the share of pairs of different length in which the
     reward is higher for the longer answer. correlation: of reward and length, within prompts (Pearson). skipped: pairs
-    without a preference or a score.
+    without a preference or a score. calibration: of sigma(difference) as the chance that the preferred one is better.
+    by_group: the accuracy by a field of the prompts' meta.
     """
 
     reward: str
@@ -63,25 +69,29 @@ class RewardAccuracy(Record, frozen=True):
     correlation: float | None = None
     skipped: int = 0
     warning: str = ""
+    calibration: Calibration | None = None
+    by_group: dict[str, Interval] = {}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A decided pair, the preferred answer first: rewards and characters."""
+    """A decided pair, the preferred answer first: rewards and characters; group: of its prompt."""
 
     prompt: str
     rewards: tuple[float, float]
     characters: tuple[int, int]
+    group: str = ""
 
 
 @stage(Report, rev=1, label="reward-accuracy")
 def reward_accuracy(
-    work: Work, held_out: Groups, by: str = "", preferred_by: str = "", trained_on: Groups | None = None
-) -> None:
+    work: Work, held_out: Groups, by: str = "", preferred_by: str = "", trained_on: Groups | None = None,
+    group: str = added(""),
+) -> None:  # fmt: skip
     """How often the scores of critic `by` agree with the preferences of critic `preferred_by` on `held_out`.
 
     by, preferred_by: "" is the one critic that scored, or compared. trained_on: the groups that the reward model was
-    trained on. Raises `UserError` where a prompt is in both, where several critics spoke and none is named, and where
+    trained on. group: a field of the prompts' meta to part them by. Raises `UserError` where a prompt is in both, where several critics spoke and none is named, and where
     no pair has both a preference and two scores.
     """
     groups = list(held_out.read())
@@ -96,7 +106,7 @@ def reward_accuracy(
     scorers = [f.by for g in groups for of in g.feedback for f in of if f.score is not None]
     by = _one("by", "scored", scorers, by)
     preferred_by = _one("preferred_by", "compared", [p.by for g in groups for p in g.preferences], preferred_by)
-    pairs, skipped = decided(groups, by, preferred_by)
+    pairs, skipped = decided(groups, by, preferred_by, group)
     if not pairs:
         got = f"none of {skipped} pairs has a preference and two scores"
         raise UserError(f"reward_accuracy({held_out.name})", got, "pairs that were compared and scored")
@@ -123,8 +133,16 @@ def _one(field: str, did: str, names: Sequence[str], wanted: str) -> str:
     return wanted or known[0]
 
 
-def decided(groups: Sequence[Group], by: str, preferred_by: str) -> tuple[list[Pair], int]:
-    """The pairs with a preference and two scores, and how many others there are."""
+def decided(groups: Sequence[Group], by: str, preferred_by: str, part: str = "") -> tuple[list[Pair], int]:
+    """The pairs with a preference and two scores, and how many others there are. part: a field of the prompts' meta.
+
+    Raises `UserError` where no prompt has that field.
+    """
+    if part and not any(part in group.prompt.meta for group in groups):
+        known = sorted({name for group in groups for name in group.prompt.meta})
+        raise UserError(
+            "reward_accuracy(group=...)", f'no prompt has a field "{part}" in its meta', "", closest(part, known)
+        )
     found, skipped = [], 0
     for group in groups:
         scores = group.scores(by)
@@ -137,7 +155,8 @@ def decided(groups: Sequence[Group], by: str, preferred_by: str) -> tuple[list[P
                 skipped += 1
                 continue
             lengths = len(group.completions[better].text), len(group.completions[worse].text)
-            found.append(Pair(group.prompt.id, (first, second), lengths))
+            kind = str(group.prompt.meta.get(part, "none")) if part else ""
+            found.append(Pair(group.prompt.id, (first, second), lengths, kind))
     return found, skipped
 
 
@@ -162,7 +181,22 @@ def find(pairs: Sequence[Pair], groups: Sequence[Group], by: str, preferred_by: 
         difference(rewards, longer),
         mean_interval(list(_by_prompt(short, [hit(*pair.rewards) for pair in short]).values())),
         len(short), follows, found, skipped, _warning(by, follows, found, len(uneven)),
+        calibration([pair.rewards[0] - pair.rewards[1] for pair in pairs]), _by_group(pairs),
     )  # fmt: skip
+
+
+def _by_group(pairs: Sequence[Pair]) -> dict[str, Interval]:
+    """The accuracy in each group, with Wilson's interval where every prompt has one pair; {} where there are none."""
+    parted: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        parted.setdefault(pair.group, []).append(pair)
+    parted.pop("", None)
+    out = {}
+    for name, of in sorted(parted.items()):
+        values = [x for x in _by_prompt(of, [hit(*pair.rewards) for pair in of]).values() if x is not None]
+        plain_share = all(x in (0.0, 1.0) for x in values)
+        out[name] = wilson(sum(values), len(values)) if plain_share else mean_interval(values)
+    return out
 
 
 def _by_prompt(pairs: Sequence[Pair], values: Sequence[float]) -> dict[str, float | None]:
@@ -205,6 +239,7 @@ def draw(result: RewardAccuracy) -> str:
             str(result.shorter_pairs),
         ],
     ]
+    rows += [[f"the reward, {name}", within(of, 100, 1), ""] for name, of in result.by_group.items()]
     notes = [
         f"Scores by {result.reward}, preferences by {result.preferred_by}; ±: half the 95 % interval over "
         f"{result.accuracy.n} prompts. The reward is {gain} over the longer answer, "
@@ -213,7 +248,31 @@ def draw(result: RewardAccuracy) -> str:
     ]
     if result.correlation is not None and not result.warning:
         notes.append(f"Its correlation with length, within prompts, is {result.correlation:.2f}.")
-    return plain.table(["right", "%", "pairs"], rows, notes=notes)
+    table = plain.table(["right", "%", "pairs"], rows, notes=notes)
+    return table if result.calibration is None else f"{table}\n{draw_calibration(result.calibration)}"
+
+
+def draw_calibration(found: Calibration) -> str:
+    """How sure it was, and how often right."""
+    rows = [
+        [
+            f"{100 * one.low:.0f} to {100 * one.high:.0f}",
+            f"{100 * one.sure:.1f}",
+            f"{100 * one.right:.1f}",
+            str(one.pairs),
+        ]
+        for one in found.bins
+    ]
+    if found.scale is None:
+        told = "no factor on the rewards has the least loss"
+    else:
+        sure = "too sure" if found.scale < 1 else "not sure enough"
+        told = f"the loss is least with rewards times {found.scale:.2f}: they are {sure}"
+    note = (
+        f"As odds, sigma of the difference: off by {100 * found.error:.1f} points on average; loss {found.loss:.3f} nats "
+        f"(0.693 knows nothing); {told}."
+    )
+    return plain.table(["sure, %", "mean", "right", "pairs"], rows, notes=[note])
 
 
 def read(report: Report) -> RewardAccuracy:
