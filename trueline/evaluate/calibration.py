@@ -14,6 +14,7 @@ Worked: of four pairs that are log 3 apart the preferred is higher in three. Sur
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -52,7 +53,7 @@ def calibration(gaps: Sequence[float]) -> Calibration | None:
         return None
     rows = [(sigmoid(abs(gap)), 0.5 + (gap > 0) / 2 - (gap < 0) / 2) for gap in gaps]
     bins = []
-    for low, high in zip(EDGES, EDGES[1:], strict=False):
+    for low, high in itertools.pairwise(EDGES):
         inside = [row for row in rows if low <= row[0] < high or (high == EDGES[-1] and row[0] >= high)]
         if inside:
             sure, right = (math.fsum(column) / len(inside) for column in zip(*inside, strict=True))

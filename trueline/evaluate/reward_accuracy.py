@@ -91,8 +91,8 @@ def reward_accuracy(
     """How often the scores of critic `by` agree with the preferences of critic `preferred_by` on `held_out`.
 
     by, preferred_by: "" is the one critic that scored, or compared. trained_on: the groups that the reward model was
-    trained on. group: a field of the prompts' meta to part them by. Raises `UserError` where a prompt is in both, where several critics spoke and none is named, and where
-    no pair has both a preference and two scores.
+    trained on. group: a field of the prompts' meta to part them by. Raises `UserError` where a prompt is in both, where
+    several critics spoke and none is named, and where no pair has both a preference and two scores.
     """
     groups = list(held_out.read())
     if trained_on is not None:
@@ -254,23 +254,18 @@ def draw(result: RewardAccuracy) -> str:
 
 def draw_calibration(found: Calibration) -> str:
     """How sure it was, and how often right."""
-    rows = [
-        [
-            f"{100 * one.low:.0f} to {100 * one.high:.0f}",
-            f"{100 * one.sure:.1f}",
-            f"{100 * one.right:.1f}",
-            str(one.pairs),
-        ]
-        for one in found.bins
-    ]
+    rows = []
+    for one in found.bins:
+        span = f"{100 * one.low:.0f} to {100 * one.high:.0f}"
+        rows.append([span, f"{100 * one.sure:.1f}", f"{100 * one.right:.1f}", str(one.pairs)])
     if found.scale is None:
         told = "no factor on the rewards has the least loss"
     else:
         sure = "too sure" if found.scale < 1 else "not sure enough"
         told = f"the loss is least with rewards times {found.scale:.2f}: they are {sure}"
     note = (
-        f"As odds, sigma of the difference: off by {100 * found.error:.1f} points on average; loss {found.loss:.3f} nats "
-        f"(0.693 knows nothing); {told}."
+        f"As odds, sigma of the difference: off by {100 * found.error:.1f} points on average; loss {found.loss:.3f} "
+        f"nats (0.693 knows nothing); {told}."
     )
     return plain.table(["sure, %", "mean", "right", "pairs"], rows, notes=[note])
 
