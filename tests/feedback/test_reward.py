@@ -97,3 +97,30 @@ def test_refuses_a_policy_without_that_head(policy, tmp_path):
             Reward(bare)(policies.groups())
         with pytest.raises(UserError, match=r'no head "tome".*Did you mean "tone"'):
             Reward(policy, "tome")(policies.groups())
+
+
+def pieces(loaded, group, text):
+    """Tokens of the prompt, and of an answer with its end."""
+    return loaded.renderer.prompt_ids(group.prompt.messages), loaded.renderer.answer_ids(text, True)
+
+
+def test_a_long_conversation_is_read_from_its_end(policy, tmp_path):
+    """An answer that is longer than the model is read on 40 tokens: what opens it, and its end; a short conversation as
+    ever."""
+    with using(tmp_path):
+        make(policy)
+        loaded = models.load(policy)
+        texts = ("Ada.", "Ada bakes the bread. " * 60)
+        (group,) = policies.groups((texts,))
+        (judged,) = Reward(policy, tokens=40)([group])
+        (plain,) = Reward(policy)([group])
+        assert judged.feedback[0][0].score == pytest.approx(plain.feedback[0][0].score, abs=1e-5)
+        ids = loaded.renderer.last(*pieces(loaded, group, texts[1]), 40)
+        assert len(ids[0]) + len(ids[1]) == 40
+        with torch.no_grad():
+            state = padded_forward(loaded.model, [Sequence.of(*ids)], frozenset({"last_hidden"}))
+            wanted = float(state.last_hidden_ND[0] @ loaded.heads.out.weight[0])
+        assert judged.feedback[1][0].score == pytest.approx(wanted, abs=1e-4)
+    assert fingerprint(Reward(policy, tokens=0)) == fingerprint(Reward(policy)) != fingerprint(Reward(policy, tokens=9))
+    with pytest.raises(UserError, match="a number of tokens"):
+        Reward(policy, tokens=-1)

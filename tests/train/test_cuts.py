@@ -106,3 +106,41 @@ def test_the_order_is_a_setting_that_does_not_fork_the_past():
         Settings(order="random")
     with pytest.raises(UserError, match="streams are read in one order"):
         Settings(order="composed", recurrence=Recurrence())
+
+
+# --- from the left ---------------------------------------------------------------------------------------------------
+
+
+def test_from_the_left_the_end_of_every_text_stays(renderer):
+    """80 tokens: the prompt loses its beginning, by as much as each answer needs, down to what opens the answer; then
+    the answer does. The end-of-turn is the last token of all, and what was cut is counted."""
+    row, encoder, prompt = rows(renderer, 200, (2, 1), "left")
+    assert (encoder.cut_prompts, encoder.cut, row.ended) == (1, 0, (True, True))
+    for sequence, answer in zip(row.sequences, (2, 1), strict=True):
+        ids = renderer.answer_ids(("bread " * answer).strip(), True)
+        assert len(sequence) == 80 and sequence.ids.tolist() == (prompt + ids)[-80:]
+        assert sequence.ids[sequence.scored].tolist() == ids
+    row, encoder, prompt = rows(renderer, 2, (200, 1), "left", closed=True)
+    long, short = row.sequences
+    assert (encoder.cut_prompts, encoder.cut, len(long)) == (1, 1, 80)
+    ids = renderer.answer_ids("bread " * 199 + "bread", True)
+    kept = int(long.scored.sum()) + 1
+    assert long.ids.tolist() == prompt[kept - 80 :] + ids[-kept:] and 0 < 80 - kept < 12
+    assert all(renderer.closes_answer(s.ids.tolist()) for s in row.sequences)
+    assert short.ids[: len(prompt)].tolist() == prompt
+    with pytest.raises(UserError, match="cutting from the left: 3 tokens"):
+        renderer.last(prompt, ids, 3)
+
+
+def test_from_the_left_what_fits_is_what_it_is_and_what_cannot_be_cut_is_refused(renderer):
+    whole, *_ = rows(renderer, 2, (3, 1), "left")
+    plain, *_ = rows(renderer, 2, (3, 1), "drop")
+    assert [s.ids.tolist() for s in whole.sequences] == [s.ids.tolist() for s in plain.sequences]
+    with pytest.raises(UserError, match="a reference reads the answers after the bare prompt"):
+        Encoder(renderer, 80, "left", stripped=True)
+    same = Example((Message("user", "Who?"),), (Answer("bread " * 200), Answer("bread " * 201)))
+    with pytest.raises(UserError, match="the two answers end alike, and begin beyond max_length"):
+        encode([same], Encoder(renderer, 80, "left"))
+    talk = (Message("user", "Who?"), Message("assistant", "Ada. " * 90), Message("user", "Where?"))
+    with pytest.raises(UserError, match="its earlier turns are trained"):
+        encode([Example(talk, (Answer("Here."),), turns="all")], Encoder(renderer, 80, "left"))

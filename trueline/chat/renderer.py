@@ -305,6 +305,15 @@ class Renderer:
         start = self._answer_starts(ids := list(ids))
         return start is not None and self.end_id in ids[start:] and ids.index(self.end_id, start) == len(ids) - 1
 
+    def last(self, prompt: Sequence[int], answer: Sequence[int], n: int) -> tuple[list[int], list[int]]:
+        """The last `n` tokens of a prompt with its answer: the prompt loses its beginning first, down to what opens the
+        answer, then the answer does."""
+        least = max(1, len(self._header()))
+        if n < least + 2:
+            raise UserError("cutting from the left", f"{n} tokens", f"{least + 2} or more, for what opens an answer")
+        kept = list(answer[-(n - least) :])
+        return list(prompt[-(n - len(kept)) :]), kept
+
     def _answer_starts(self, ids: list[int]) -> int | None:
         """Where the assistant's last turn begins, after what opens it; None where there is no such turn."""
         header = self._header()

@@ -27,10 +27,14 @@ NO_LIMIT = 1 << 60
 
 @dataclass(frozen=True)
 class PolicyCritic(abc.ABC):
-    """A critic that gives every completion a number read off `policy`. chat: how conversations are rendered."""
+    """A critic that gives every completion a number read off `policy`. chat: how conversations are rendered.
+
+    tokens: of a longer conversation only the last so many are read, and none is too long (0: all are).
+    """
 
     policy: Policy
     chat: str = field(default="auto", kw_only=True)
+    tokens = 0
 
     @property
     @abc.abstractmethod
@@ -93,7 +97,9 @@ class PolicyCritic(abc.ABC):
         out: list[trie.Sequence | str] = []
         for completion in group.completions:
             ids = loaded.renderer.answer_ids(completion.text, self.answer(completion))
-            if len(prompt) + len(ids) > room:
+            if self.tokens and ids:
+                out.append(trie.Sequence.of(*loaded.renderer.last(prompt, ids, min(self.tokens, room))))
+            elif len(prompt) + len(ids) > room:
                 out.append(f"prompt and answer of {len(prompt) + len(ids)} tokens, the model's longest is {room}")
             else:
                 out.append(trie.Sequence.of(prompt, ids) if ids else "no token to read")

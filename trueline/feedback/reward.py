@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trueline.errors import UserError
 from trueline.feedback.reading import PolicyCritic
+from trueline.fingerprint import added
 from trueline.records import Completion
 
 if TYPE_CHECKING:
@@ -24,10 +26,18 @@ if TYPE_CHECKING:
 class Reward(PolicyCritic):
     """Scores every completion by the head called `head` ("": the only or first one) of `policy`.
 
+    tokens: of a longer conversation only the last so many are read, as `train(..., max_length=tokens, long="left")`
+    trains it; 0 reads all, and says nothing of one that is longer than the model.
+
     Raises `UserError` where the policy has no heads, or none of that name.
     """
 
     head: str = ""
+    tokens: int = added(0)
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0:
+            raise UserError("Reward(tokens=...)", f"got {self.tokens}", "a number of tokens, or 0 for all")
 
     @property
     def name(self) -> str:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from trueline.train.views import Answer, Example
     from trueline.work import Work
 
-Long = Literal["drop", "cut", "error"] | CutBoth
+UNBOUNDED = 1 << 60
+Long = Literal["drop", "cut", "left", "error"] | CutBoth
 Order = Literal["fresh", "together", "composed"]
 
 
@@ -76,10 +77,11 @@ class Encoder:
     """Turns examples into rows for one model.
 
     max_length: tokens of prompt and answer together, the end-of-turn token included. long: what happens to an answer
-    beyond it: "drop" the row, "cut" its end (the cut answer then trains no end-of-turn), "error", or `CutBoth`. closed:
-    every answer ends with exactly one end-of-turn token, where heads read; that of an answer that was cut, here or when
-    it was sampled, is not scored. stripped: rows carry their answers after the bare prompt too. unknown: tokens that
-    whoever reads those does not know; a row that holds one has no place beside it.
+    beyond it: "drop" the row, "cut" its end (the cut answer then trains no end-of-turn), "left" keeps the last tokens
+    of prompt and answer (`Renderer.last`; the end-of-turn stays), "error", or `CutBoth`. closed: every answer ends with
+    exactly one end-of-turn token, where heads read; that of an answer that was cut, here or when it was sampled, is not
+    scored. stripped: rows carry their answers after the bare prompt too. unknown: tokens that whoever reads those does
+    not know; a row that holds one has no place beside it.
     """
 
     renderer: Renderer
@@ -95,8 +97,10 @@ class Encoder:
     def __post_init__(self) -> None:
         if isinstance(self.long, CutBoth):
             self.check_cut(self.long)
-        elif self.long not in ("drop", "cut", "error"):
-            raise UserError("train(long=...)", f'got "{self.long}"', '"drop", "cut" or "error"')
+        elif self.long not in ("drop", "cut", "left", "error"):
+            raise UserError("train(long=...)", f'got "{self.long}"', '"drop", "cut", "left", "error" or CutBoth(...)')
+        elif self.long == "left" and self.stripped:
+            self.refuse_stripped('"left"')
         if self.max_length < 2:
             raise UserError("train(max_length=...)", f"got {self.max_length}", "2 tokens or more")
 
@@ -106,8 +110,12 @@ class Encoder:
             got = f"max_length is {self.max_length}"
             raise UserError(f"train(long=CutBoth({cut.prompt}))", got, "room for an answer beside the prompt")
         if self.stripped:
-            got = "a reference reads the answers after the bare prompt"
-            raise UserError("train(long=CutBoth(...))", got, "prompts that are not cut", 'Use long="cut".')
+            self.refuse_stripped("CutBoth(...)")
+
+    def refuse_stripped(self, long: str) -> None:
+        """A cut prompt beside a reference that reads another one."""
+        got = "a reference reads the answers after the bare prompt"
+        raise UserError(f"train(long={long})", got, "prompts that are not cut", 'Use long="cut".')
 
     @property
     def closing(self) -> list[int]:
@@ -126,7 +134,7 @@ class Encoder:
         if len(texts) < len(example.answers):
             raise Unfit("the two answers are the same")
         prompt, room = self.fitted(self.prompt_ids(example.messages, example.condition), example)
-        if len(prompt) + 1 + max(1, len(self.closing)) > self.max_length:
+        if self.long != "left" and len(prompt) + 1 + max(1, len(self.closing)) > self.max_length:
             self.refuse(f"prompt of {len(prompt)} tokens", example)
             raise Unfit("the prompt alone fills max_length")
         answers, ended = [], []
@@ -140,7 +148,10 @@ class Encoder:
         if len(answers) == 2 and answers[0][0] == answers[1][0]:
             raise Unfit("the two answers are the same once rendered")
         before = self.before(prompt, example, example.condition)
-        sequences = [joined(before, answer) for answer in answers]
+        if self.long == "left":
+            sequences = self.last(before, answers, example)
+        else:
+            sequences = [joined(before, answer) for answer in answers]
         earlier = int((before[0][before[1]] == self.renderer.end_id).sum())
         if not self.stripped:
             return finish(sequences, ended, example, earlier)
@@ -153,12 +164,35 @@ class Encoder:
 
     def fitted(self, prompt: list[int], example: Example) -> tuple[list[int], int]:
         """The prompt that is kept, and the room it leaves for an answer."""
+        if self.long == "left":
+            return prompt, UNBOUNDED
         if not isinstance(self.long, CutBoth):
             return prompt, self.max_length - len(prompt)
         lengths = [len(self.whole(a)) + len(self.closing) * (not a.ended) for a in example.answers]
         kept, room = self.long(prompt, lengths, self.max_length)
         self.cut_prompts += len(kept) < len(prompt)
         return kept, room
+
+    def last(
+        self, before: tuple[np.ndarray, np.ndarray], answers: list[tuple[list[int], np.ndarray]], example: Example
+    ) -> list[trie.Sequence]:
+        """The last tokens of prompt and answer, for each answer by itself; of one that lost its beginning the first
+        token that is left is not scored."""
+        long = [len(before[0]) + len(ids) > self.max_length for ids, _ in answers]
+        if any(long) and example.turns == "all":
+            raise Unfit("longer than max_length, and its earlier turns are trained")
+        self.cut_prompts += any(long)
+        kept = []
+        for ids, scored in answers:
+            prompt, answer = self.renderer.last(before[0].tolist(), ids, self.max_length)
+            left = scored[len(ids) - len(answer) :].copy()
+            if len(answer) < len(ids):
+                self.cut += 1
+                left[0] = False
+            kept.append(joined((np.array(prompt), before[1][len(before[1]) - len(prompt) :]), (answer, left)))
+        if len(kept) == 2 and np.array_equal(kept[0].ids, kept[1].ids):
+            raise Unfit("the two answers end alike, and begin beyond max_length")
+        return kept
 
     def known(self, sequences: list[trie.Sequence]) -> list[trie.Sequence]:
         """The sequences, if a reference can read them."""
@@ -231,7 +265,7 @@ class Encoder:
             if self.long == "drop":
                 raise Unfit("longer than max_length")
             self.cut += 1
-            ids, ended = ids[: self.max_length], False
+            ids, ended = (ids[-self.max_length :], ended) if self.long == "left" else (ids[: self.max_length], False)
         sequences = [trie.Sequence.of(ids[:1], ids[1:])]
         return finish(sequences, [ended], example, reference=self.known(sequences) if self.stripped else ())
 
@@ -239,7 +273,7 @@ class Encoder:
         """Stop at the first row that is too long, where that was asked for."""
         if self.long == "error":
             text = (example.messages[-1].content if example.messages else example.answers[0].text)[:60]
-            cure = 'Raise max_length, or choose long="drop" or long="cut".'
+            cure = 'Raise max_length, or choose long="drop", long="cut" or long="left".'
             raise UserError(f'the row of "{text}..."', got, f"at most max_length={self.max_length}", cure)
 
 

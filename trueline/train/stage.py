@@ -78,7 +78,8 @@ def train(
     "cosine", "linear" or "constant", after `warmup` (a share of all steps below 1, else a number of steps), down to
     `floor` of the peak. weight_decay, decay_to, no_decay, parameter_groups: see `Settings`. max_grad_norm: global L2
     norm that gradients are clipped to, 0 leaves them. max_length: tokens of prompt and answer together; a longer row is
-    handled as `long` says ("drop", "cut" its answer, "error", `CutBoth`); above max_dropped of dropped rows it stops.
+    handled as `long` says ("drop", "cut" its answer, "left" keeps its last tokens, "error", `CutBoth`); above
+    max_dropped of dropped rows it stops.
     order: see `Settings`. lora: train low-rank adapters only, merged when saved. head: for an objective that reads
     rewards, the heads that a start without heads gets (default: `Head()`); a start's own heads are trained on, and
     asking for other ones than those is refused. freeze: train the heads only, the model stays as it is; or parts of
