@@ -188,6 +188,9 @@ def test_a_run_in_parts_is_read_as_one(runs):
     text = (made.path / "table.txt").read_text()
     assert max(map(len, text.splitlines())) <= 100
     assert {"start", "end"} <= set(text.split()) and "blind: nothing watched" in text
+    assert "all stretches of a run at once" in text
+    alone_text = (make(overoptimisation((Optimised("blind", (alone,)),))).path / "table.txt").read_text()
+    assert "watched" not in alone_text.splitlines()[0] and "all stretches" not in alone_text
     assert {a.name for a in made.parents} == {first.name, second.name, alone.name}
 
 

@@ -359,8 +359,10 @@ def notes(found: Overoptimisation) -> list[str]:
             out.append(f"{run.name}: from its start to its peak {run.watched_by} gained {gained}.")
     scored = sorted({f"{run.by}{f', watched by {run.watched_by}' if run.watched_by else ''}" for run in found.runs})
     out.append(f"Learned from {'; '.join(scored)}. ±, and bands: 95% intervals over the iterations' prompts.")
-    out.append(
-        "Rises and falls have intervals that hold for all stretches of a run at once, as the peak was chosen for what "
-        "it shows. KL in nats per answer. What the last iteration learned is in no row."
-    )
+    if any(run.peak is not None for run in found.runs):
+        out.append(
+            "Rises and falls have intervals that hold for all stretches of a run at once, as the peak was chosen for "
+            "what it shows."
+        )
+    out.append("KL in nats per answer. What the last iteration learned is in no row.")
     return out
