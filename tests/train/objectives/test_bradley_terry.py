@@ -23,6 +23,13 @@ def test_equal_rewards_cost_ln_2_and_a_margin_its_logistic_loss():
     assert centred.sum.item() == pytest.approx(result.sum.item() + 0.625 + 0.4)
 
 
+@pytest.mark.parametrize(("apart", "loss"), [(0, 0.693147), (1, 0.313262), (-1, 1.313262)])
+def test_the_values_of_almosts_loss(apart, loss):
+    """-log s(r_chosen - r_rejected): a difference of 0 costs ln 2, of 1 0.313262, of -1 1.313262."""
+    outputs, batch = given((-1.0, -1.0), p=(1.0,), rewards=(0.5 + apart, 0.5))
+    assert BradleyTerry()(outputs, batch).sum.item() == pytest.approx(loss, abs=1e-6)
+
+
 def test_soft_preferences():
     """p = 0.8 at margin 1.5: 0.8 * 0.201413 + 0.2 * 1.701413 = 0.501413."""
     result = BradleyTerry()(*given((-1.0, -1.0), p=(0.8,), rewards=(2.0, 0.5)))
