@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import msgspec
 
 from trueline.evaluate.matrix import read_matrix
 from trueline.evaluate.results import Result
+from trueline.evaluate.reward_accuracy import read as read_accuracy
 from trueline.pipeline import make, upstream
-from trueline.recipes.rlaif import matrix, rlaif, scaling, served
+from trueline.recipes.rlaif import matrix, reward_model, rlaif, scaling, served
 from trueline.store import Store, using
 from trueline.world import MODELS
 
@@ -81,3 +83,15 @@ def test_sizes_are_planned_with_six_arms_each_on_the_same_questions(tmp_path):
         list("ABCDEF")
     ] * 2
     assert len(asked) == 1 and large[:40] == small
+
+
+def test_a_reward_model_is_read_and_written_for_others(tmp_path):
+    with using(Store(tmp_path)):
+        report, classifier = reward_model(pool=40, held_out=12, samples=2, epochs=1)
+        make(report, classifier)
+        found = read_accuracy(report)
+        config = json.loads((classifier.folder / "config.json").read_text())
+    assert found.pairs > 0 and found.calibration is not None and set(found.by_group) <= {
+        "fact", "pair", "portrait", "check", "secret", "insult"
+    }  # fmt: skip
+    assert config["architectures"] == ["LlamaForSequenceClassification"] and config["id2label"] == {"0": "reward"}

@@ -27,6 +27,7 @@ from trueline.evaluate.duel import duel
 from trueline.evaluate.matrix import Labelled, Taught
 from trueline.evaluate.matrix import matrix as crossed
 from trueline.evaluate.report import Arm, report
+from trueline.evaluate.reward_accuracy import reward_accuracy
 from trueline.evaluate.scaling import Sized
 from trueline.evaluate.scaling import scaling as by_size
 from trueline.evaluate.select import select
@@ -35,6 +36,9 @@ from trueline.feedback.compare import Compare
 from trueline.feedback.critique import Critique
 from trueline.feedback.judge import judge
 from trueline.feedback.protocol import Comparer, Critic
+from trueline.feedback.reward import Reward
+from trueline.heads import Head
+from trueline.heads.classification import as_classifier
 from trueline.models import pretrained
 from trueline.prompts.asked import asked
 from trueline.prompts.take import take, without
@@ -44,6 +48,7 @@ from trueline.sample.protocol import Engine, Sampling
 from trueline.sample.served import Connection
 from trueline.sample.teach import teach
 from trueline.store import File, Groups, Policy, Prompts, Report
+from trueline.train.objectives.bradley_terry import BradleyTerry
 from trueline.train.objectives.dpo import DPO
 from trueline.train.objectives.sft import SFT
 from trueline.train.stage import train
@@ -298,6 +303,51 @@ def scaling(
     )  # fmt: skip
     beside = (("Weak teacher", ("A", "B", "C")), ("Strong teacher", ("D", "E", "F")))
     return by_size(tuple(sizes), contrasted, beside, label="rlaif-scaling")
+
+
+def reward_model(
+    *,
+    base: Literal["tiny", "small"] = "tiny",
+    pool: int = 640,
+    share: float = 0.1,
+    quality: float = 0.5,
+    noise: float = 0.1,
+    length_bias: float = 0.0,
+    held_out: int = 400,
+    samples: int = 4,
+    epochs: int = 2,
+    lr: float = 5e-4,
+    seed: int = 0,
+) -> tuple[Report, Policy]:
+    """A reward model of the critic's labels, read on held-out prompts, and as a folder that TRL and vLLM load.
+
+    Args:
+        base: which of the town's pretrained models to start from.
+        pool: prompts, a share of which a teacher answers; answers to the others are compared.
+        share: of the pool that the teacher answers.
+        quality: of the teacher: the share of its answers that earn the full gold reward.
+        noise: share of the critic's labels that are tossed, from 0 to 1.
+        length_bias: how far the critic favours the longer answer, from 0 to 1.
+        held_out: prompts on which the reward model is read, beside an oracle that never errs.
+        samples: answers to each prompt, compared each with the next.
+        epochs: over the comparisons.
+        lr: peak learning rate.
+        seed: of prompts, sampling and training.
+    """
+    of = in_town(base, pool, share, noise, 0.0, held_out, 100, 0.1, seed)
+    start = of.taught("B", world.Teacher(quality=quality), of.first)
+    critic = world.Oracle(noise=noise, length_bias=length_bias, seed=seed)
+
+    def compared(prompts: Prompts, by: Comparer, name: str) -> Groups:
+        drawn = draw(start, prompts, Sampling(n=samples, seed=seed), label=f"drawn-{name}")
+        return judge(drawn, Compare(by=by, pairs="adjacent"), label=f"compared-{name}")
+
+    learned = compared(of.rest, critic, "rest")
+    fit = partial(of.fit, start, Pairs(learned), BradleyTerry(), head=Head(), max_dropped=0.5)
+    rater = fit(epochs=epochs, lr=lr, label="reward-model")
+    read = judge(compared(of.questions, of.judge, "held-out"), Reward(rater), label="rewarded-held-out")
+    told = reward_accuracy(read, trained_on=learned, group="kind", label="reward-accuracy")
+    return told, as_classifier(rater, label="classifier")
 
 
 def served(
