@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 
 from trueline import world
-from trueline.evaluate.statistics import difference
+from trueline.evaluate.length import Verdicts, length_controlled
+from trueline.evaluate.statistics import difference, win_rate
 from trueline.feedback.annotator import Annotator
 from trueline.feedback.compare import Compare
 from trueline.feedback.judge import judge, tally
@@ -90,6 +91,28 @@ def test_the_counts_show_which_bias_it_is():
     assert counts[0].get("flips", 0) == 0 and counts[1]["flips"] > 0.6 * counts[1]["compared"]
     assert counts[2]["flips"] < 0.25 * counts[2]["compared"]
     assert share[2] > 0.85 and share[2] - share[0] > 0.2 and abs(share[1] - share[0]) < 0.15
+
+
+def test_the_length_controlled_rate_exposes_a_taste_for_length():
+    """Two teachers alike, one of whom adds nothing, one or two sentences that say nothing.
+
+    A fair judge holds them against it: 29 % of wins, 32 at equal length. One that prefers the longer answer in 80 % of
+    its questions gives 71 %, of which 51 are left at equal length.
+    """
+    prompts = [group.prompt for group in answered(300)]
+    idle, teachers = " I am glad to be asked.", [world.Teacher(quality=0.5, seed=seed) for seed in (1, 2)]
+    said = [[teacher.generate([p], Sampling())[0][0].text for p in prompts] for teacher in teachers]
+    pairs = [
+        Group(p, (Completion(one + idle * (i % 3)), Completion(other)))
+        for i, (p, one, other) in enumerate(zip(prompts, *said, strict=True))
+    ]
+    found = {}
+    for name, weak in (("fair", {}), ("longer", {"length_bias": 0.8})):
+        verdicts = Verdicts.of(critic(**weak)(pairs), critic(**weak).name)
+        raw, adjusted = win_rate(verdicts.ps, verdicts.prompts).rate, length_controlled(verdicts).adjusted
+        found[name] = (raw.mean, adjusted.mean)
+    assert found["fair"] == (pytest.approx(0.287, abs=0.02), pytest.approx(0.318, abs=0.03))
+    assert found["longer"] == (pytest.approx(0.706, abs=0.02), pytest.approx(0.506, abs=0.03))
 
 
 @pytest.mark.slow
