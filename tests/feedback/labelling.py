@@ -51,9 +51,10 @@ def say(body: dict, index: int) -> str:
     return "A" if len(first) > len(second) else "B"
 
 
-def labelled(url: str, pairs: int) -> Groups:
-    """The artefact."""
-    reach = Connection(url + "/v1", concurrency=CONCURRENCY, timeout_s=2.0, backoff_s=0.02, longest_s=0.5, retries=12)
+def labelled(url: str, pairs: int, **more: int) -> Groups:
+    """The artefact. more: settings of the connection."""
+    waits = {"timeout_s": 2.0, "backoff_s": 0.02, "longest_s": 0.5, "retries": 12}
+    reach = Connection(url + "/v1", concurrency=CONCURRENCY, **waits, **more)
     return judge(numbered_pairs(pairs), Compare(Annotator(OpenAI("judge", reach)), orders=1))
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.feedback.labelling import CONCURRENCY, labelled, mumbles, say
 from tests.sample.served.loopback import Loopback
+from trueline.errors import UserError
+from trueline.pipeline import make
 from trueline.sample.served.replies import FILE
 from trueline.store import using
 
@@ -97,3 +99,15 @@ def test_three_hundred_pairs_with_faults_and_a_kill(tmp_path):
 def test_ten_thousand_pairs_with_faults_and_two_kills(tmp_path):
     """10,000 verdicts or abstentions; memory may grow by 30 MB over the last six tenths."""
     check(tmp_path, 10_000, kills=(1_000, 2_000), flat=30)
+
+
+def test_a_budget_that_runs_out_stops_the_labelling_and_a_larger_one_goes_on(tmp_path):
+    """Twenty calls of sixty: the run stops and says so, verdicts are kept, and the rest is all that is asked for."""
+    with Loopback(say=say) as server, using(tmp_path / "store") as store:
+        for _ in range(2):  # the same budget buys nothing more
+            with pytest.raises(UserError, match="the budget is used up: 20 calls were spent"):
+                make(labelled(server.url, 60, max_calls=20))
+            assert sum(server.answered.values()) == 20 == kept(store.root)
+        counts = make(labelled(server.url, 60, max_calls=200)).record["counts"]
+        assert counts["critic_calls"] == 60 and counts["cached_calls"] == 20
+        assert sum(server.answered.values()) == len(server.answered) == 60 + sum(min(mumbles(i), 2) for i in range(60))
