@@ -85,8 +85,9 @@ def report(
 
     baseline: name of the arm that the others are measured against (default: the right side of the duels, else the
     first arm). score: the critic whose scores stand in the table (default: the last that scored every arm). show: how
-    many prompts stand side by side on the page. also: what stands below: curves (`climb`, `rounds`), whether classes
-    come out as asked (`control`), what the answers are like (`qualities`), benchmark tables (`scoreboard`, `measure`).
+    many prompts stand side by side on the page. also: what stands below: curves (`climb`, `rounds`,
+    `overoptimisation`), whether classes come out as asked (`control`), what the answers are like (`qualities`),
+    benchmark tables (`scoreboard`, `measure`).
     """
     from trueline.evaluate.page import render
     from trueline.evaluate.sections import Section, sections
