@@ -13,6 +13,7 @@ import pytest
 
 from trueline.pipeline import upstream
 from trueline.recipes.align import align
+from trueline.recipes.almost import almost
 from trueline.recipes.alt import alt
 from trueline.recipes.bandit import bandit
 from trueline.recipes.dph import dph
@@ -40,7 +41,7 @@ def plan_of(root) -> str:
 
 
 @pytest.mark.parametrize(
-    "recipe", ["tour", "pretrain", "align", "rank", "dph", "quark", "alt", "bandit", "leaderboard", "rlaif"]
+    "recipe", ["tour", "pretrain", "align", "rank", "dph", "quark", "alt", "bandit", "leaderboard", "rlaif", "almost"]
 )
 def test_a_recipe_plans_what_it_planned(recipe, tmp_path):
     prefs = tmp_path / "prefs.jsonl"
@@ -52,6 +53,7 @@ def test_a_recipe_plans_what_it_planned(recipe, tmp_path):
         "dph": dph,
         "quark": quark,
         "alt": alt,
+        "almost": almost,
         "bandit": bandit,
         "rlaif": rlaif,
         "pretrain": pretrain,

@@ -39,6 +39,8 @@ TITLES = {
     "contrasts": "Who gained what",
     "reviews": "Reviews in both orders",
     "overoptimisation": "Score against divergence",
+    "audit": "Is the assumed order true",
+    "reward_accuracy": "What the reward model knows",
 }
 
 Drawn = tuple[tuple[Markup, ...], tuple[tuple[int, str], ...]]

@@ -52,6 +52,7 @@ def candidates(
     require_critic(fit, "candidates(fit=...)")
     asked = [item.prompt if isinstance(item, Group) else item for item in prompts.read()]
     why: Counter[str] = Counter()
+    ended: list[str] = []
 
     def passed(group: Group) -> Group | None:
         with metering() as metered:
@@ -67,16 +68,20 @@ def candidates(
         left = [i for i, bad in enumerate(aside) if not bad and group.completions[i].text.strip()]
         if not left:
             work.count("ended")
+            ended.append(group.prompt.id)
             return None
         known = _known(group.prompt) | {"n_candidates": sampling.n, "n_fit": len(left), "seed": sampling.seed}
         said_of = tuple(told.feedback[i] for i in left)
         return Group(_with(group.prompt, known), tuple(group.completions[i] for i in left), said_of)
 
     made = drawn(work, engine, asked, sampling, "drop", keep=passed)
-    if asked and (made == 0 or (len(asked) - made) / len(asked) > max_ended):
-        reasons = ", ".join(f"{n} {label}" for label, n in why.most_common()) or "no room, or an earlier run's"
+    gone = len(asked) - made
+    if asked and (made == 0 or gone / len(asked) > max_ended):
+        reasons = ", ".join(f"{n} {label}" for label, n in why.most_common()) or "none"
+        if gone > len(ended):
+            reasons += f"; {gone - len(ended)} prompts left no room, or ended in an earlier run"
         raise UserError(
-            work.artifact.name, f"{len(asked) - made} of {len(asked)} dialogues end here, as no answer is fit "
+            work.artifact.name, f"{gone} of {len(asked)} dialogues end here, as no answer is fit "
             f"(answers set aside: {reasons})", f"at most {max_ended:.0%}",
             f"Look at {work.dir / 'dropped.jsonl'}; loosen fit, or allow more with max_ended.",
         )  # fmt: skip

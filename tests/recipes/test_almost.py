@@ -1,0 +1,152 @@
+"""ALMoST, small from end to end: what is reported, that gold teaches nothing, and what killed runs leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from trueline.errors import UserError
+from trueline.evaluate.audit import read as read_audit
+from trueline.evaluate.overoptimisation import read_overoptimisation
+from trueline.evaluate.results import Result
+from trueline.evaluate.reward_accuracy import read as read_accuracy
+from trueline.fingerprint import inside
+from trueline.pipeline import make, upstream
+from trueline.recipes._study import in_town
+from trueline.recipes.almost import almost, learn, own
+from trueline.store import Store, using
+from trueline.world import MODELS, Gold, Judge, Oracle, Teacher
+
+SMALL = {"prompts": 10, "fresh": 6, "apart": 6, "held_out": 8, "n": 2, "early": 1, "iterations": 2}
+
+
+def result_of(report) -> Result:
+    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Result)
+
+
+def of_stage(root, stage: str) -> list:
+    return [x for x in upstream(root) if x.stage == stage]
+
+
+def test_a_small_almost_reports_every_stage(tmp_path):
+    """Six arms; the order's rules, the reward model on two kinds of held-out preferences, and both parts of PPO in one
+    curve of two iterations."""
+    with using(Store(tmp_path)):
+        report = make(almost(**SMALL))
+        found = result_of(report)
+        first, *others = (arm.name for arm in found.arms)
+        assert (first, others[1:]) == ("start", ["self-play", "SFT", "PPO", "PPO, further"])
+        assert others[0].startswith("small-") and others[0].endswith("-good-5shot")
+        assert all(arm.win is not None for arm in found.arms if arm.name != "start")
+        assert found.arm("SFT").kl.mean == 0 and found.arm("PPO").kl.mean != 0
+        (rules,) = of_stage(report, "audit")
+        assert {"size", "shots", "demonstrations"} <= {one.name for one in read_audit(rules).rules}
+        told = {x.label: read_accuracy(x) for x in of_stage(report, "reward_accuracy")}
+        assert told["against-the-order"].preferred_by == "generator"
+        assert told["against-gold"].preferred_by.startswith("compare")
+        (curve,) = of_stage(report, "overoptimisation")
+        (run,) = read_overoptimisation(curve).runs
+        assert len(run.logged) == 2 and run.watched_by == "gold"
+        table = (report.path / "table.txt").read_text()
+    assert "Comparisons believed by generator" in table and "The reward is" in table
+
+
+def test_gold_teaches_nothing(tmp_path):
+    """Of all that the last policy descends from, nothing holds an oracle, a teacher or the gold reward but what PPO was
+    watched by; and no prompt that is learned on is asked in the end."""
+    with using(Store(tmp_path)):
+        of = in_town("tiny", 10, 6, 6, 8, 2, 0.05, 1, 2, 0)
+        made = learn(of)
+        for step in upstream(made.tuned[-1]):
+            given = {name: value for name, value in step.inputs.items() if name != "watch"}
+            assert not any(list(inside(given, kind)) for kind in (Gold, Judge, Oracle, Teacher)), step
+        learned, asked = (
+            {p.text for part in parts for p in make(part).read()}
+            for parts in ((of.prompts, of.fresh), (of.questions, of.apart))
+        )
+        assert not learned & asked
+
+
+def test_models_and_prompts_of_ones_own(tmp_path):
+    """Two generators of one small model, prompts from a file in four parts, a word list as the judge, one turn."""
+    from trueline.world import ask
+
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": p.text}) + "\n" for p in ask(24)))
+    tiny = str(MODELS / "tiny")
+    parts = {"pool": 8, "fresh": 5, "apart": 4, "held_out": 5}
+    with using(Store(tmp_path / "store")):
+        report = own(
+            base=tiny, tiers=(f"{tiny} hedging 1", f"{tiny} hedging 0"), judge="sentiment", prompts=prompts,
+            preset="small", form="chat", turns=1, early=1, iterations=1, **parts,
+        )  # fmt: skip
+        found = result_of(make(report))
+        assert [arm.name for arm in found.arms][2:] == ["self-play", "SFT", "PPO"]
+        (kept,) = [x for x in of_stage(report, "played") if x.label == "played"]
+        assert kept.record["counts"]["turn_1"] > 0
+
+
+def test_what_cannot_be_studied_is_refused(tmp_path):
+    with using(Store(tmp_path)):
+        with pytest.raises(UserError, match=r"--judge: nobody is named.*Nothing is trained on it"):
+            own()
+        with pytest.raises(UserError, match='"MODEL STYLE SHOTS"'):
+            own(judge="sentiment", tiers=(str(MODELS / "tiny"),))
+        with pytest.raises(UserError, match="answering, hedging"):
+            own(judge="sentiment", tiers=(f"{MODELS / 'tiny'} boasting 1",))
+        with pytest.raises(UserError, match="two tiers at least"):
+            make(own(judge="sentiment", tiers=(f"{MODELS / 'tiny'} answering 1",), base=str(MODELS / "tiny")))
+
+
+def run(store, until: str = "") -> str:
+    """`trueline make almost`, small, in a process of its own; killed with -9 when it begins to make `until`."""
+    words = [sys.executable, "-m", "trueline.cli", "make", "almost", "--prompts", "10", "--fresh", "6", "--apart", "6",
+             "--held-out", "8", "--n", "2", "--early", "1", "--iterations", "2"]  # fmt: skip
+    environment = {**os.environ, "TRUELINE_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    said = []
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, cwd=store.parent) as process:
+        for line in process.stderr:
+            said.append(line)
+            if until and line.startswith(f"make  {until}"):
+                process.kill()
+    return "".join(said)
+
+
+STAGES = ("draw", "pooled", "compared", "rater", "candidates-1", "rewarded-1", "winners-1", "played", "sft", "ppo-1",
+          "ppo-2", "overoptimisation", "report")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_in_each_stage_it_ends_as_if_it_had_not_been(tmp_path):
+    """One run, killed with -9 in stage after stage and gone on with: the same answers, weights and figures as of a run
+    that nobody killed."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for store in (whole, broken):
+        store.mkdir()
+    run(whole)
+    for until in STAGES:
+        assert f"make  {until}" in run(broken, until)
+    run(broken)
+    for pattern in ("policy/*/model.safetensors", "groups/*/*.jsonl", "prompts/*/*.jsonl", "report/*/report.json"):
+        files = [{p.relative_to(s): p.read_bytes() for p in s.glob(pattern)} for s in (whole, broken)]
+        assert files[0] and files[0].keys() == files[1].keys(), pattern
+        for path, content in files[0].items():
+            assert timeless(content) == timeless(files[1][path]), path
+
+
+def timeless(content: bytes) -> bytes | dict:
+    """A report's figures without how long they took; anything else as it is."""
+    if not content.startswith(b"{\n") or b'"seconds"' not in content:
+        return content
+    return without_seconds(json.loads(content))
+
+
+def without_seconds(value):
+    if isinstance(value, dict):
+        return {k: without_seconds(v) for k, v in value.items() if k != "seconds"}
+    return [without_seconds(v) for v in value] if isinstance(value, list) else value
