@@ -106,7 +106,7 @@ def test_prompts_with_many_answers_are_read_once_and_held_once(monkeypatch):
     read = []
     inner = decode.prefill
 
-    def counting(model, cache, batch):
+    def counting(model, cache, batch, step):
         read.append(len(batch))
         out = inner(model, cache, batch)
         caches.append(cache)

@@ -66,9 +66,9 @@ def counting(monkeypatch):
         seen["steps"].append(ids_N.numel())
         return step(self, ids_N, positions_N, cache)
 
-    def read(model, cache, batch):
+    def read(model, cache, batch, step):
         seen["prefill"].append(len(batch))
-        return prefill(model, cache, batch)
+        return prefill(model, cache, batch, step)
 
     monkeypatch.setattr(lean.Lean, "__call__", counted)
     monkeypatch.setattr(decode, "prefill", read)

@@ -13,7 +13,6 @@ Shape suffixes: N answers waiting or slots in use, V vocabulary, P prompts of a 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from trueline.sample import cache as caches
 from trueline.sample import lean
 from trueline.sample.cache import Cache, Prefilled, Segment
 from trueline.sample.choose import Chooser
+from trueline.sample.prefill import prefill
 from trueline.sample.protocol import Sampling
 from trueline.trie import attention as tries
 
@@ -39,7 +39,6 @@ log = logging.getLogger("trueline")
 # as much as reading them once.
 SORT_EVERY = 16
 UNSORTED = 1.15
-LAST = frozenset({"last_hidden"})
 # A stretch of prompt is held once, apart from the slots, where at least so many answers share so many tokens: each one
 # costs a few small calls per layer and step. Measured on CPU.
 SHARED_ROWS = 8
@@ -184,7 +183,7 @@ class Decoder:
         """Read the prompts of a block and choose the first token of its answers."""
         prompts = list(dict.fromkeys(self.tasks[i].prompt for i in block))
         batch = tokens.build([_sequence(self.prompts[p]) for p in prompts]).to(self.device)
-        logits_PV, source = prefill(self.model, self.cache, batch)
+        logits_PV, source = prefill(self.model, self.cache, batch, self.step)
         row_of = {prompt: row for row, prompt in enumerate(prompts)}
         rows = np.array([row_of[self.tasks[i].prompt] for i in block])
         logits_NV = logits_PV.index_select(0, torch.from_numpy(rows).to(self.device))
@@ -408,28 +407,6 @@ def _path(nodes: np.ndarray, last: int) -> list[tuple[int, int, int]]:
         node = int(nodes[node, 3])
         end = int(nodes[node, 1])
     return path[::-1]
-
-
-def prefill(model: Any, cache: Cache, batch: tokens.Trie) -> tuple[Tensor, Prefilled]:
-    """Logits after each prompt of a trie [P, V], and the keys and values of all its tokens."""
-    inputs: dict[str, Any] = {"input_ids": batch.tokens_T[None], "position_ids": batch.positions_T[None]}
-    keep = _keeps(type(tries.core(model)))
-    if keep:
-        inputs["logits_to_keep"] = batch.last_N
-    cache.capturing, cache.captured, cache.told = True, [], []
-    try:
-        path = tries.path(model)
-        with tries.passing(batch.layout(LAST), path.kernel, path.last) as given:
-            logits = model(**inputs, trie=given, slots=cache, use_cache=False).logits[0]
-    finally:
-        cache.capturing = False
-    done = Prefilled(cache.captured, {int(w) for w in given.windows if w is not None})
-    cache.captured = []
-    return (logits if keep else logits[batch.last_N]), done
-
-
-def _keeps(kind: Any) -> bool:
-    return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 
 @contextlib.contextmanager

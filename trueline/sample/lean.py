@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,15 @@ PACKED_BYTES = 1 << 30  # larger models are not copied: their products take long
 # Weights of so many numbers outgrow a core's own cache, and there the blocked layout wins: 1.3 to 2 times as fast at 8
 # to 64 rows. Below, a plain product of the transposed weight is as fast or faster. Measured on CPU.
 BLOCKED_FROM = 1 << 19
+
+
+class Attending(Protocol):
+    """What a pass attends through: what each layer was told of its window and scale, and its attention."""
+
+    @property
+    def told(self) -> list[tuple[int | None, float]]: ...
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +66,11 @@ class Lean:
 
     def __call__(self, ids_N: Tensor, positions_N: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
         """Logits [N, V] after one new token per row, and the final-norm hidden states [N, D] they are read from."""
+        h = self.states(ids_N, positions_N, cache)
+        return self.head(h), h
+
+    def states(self, ids_N: Tensor, positions_N: Tensor, cache: Attending) -> Tensor:
+        """Final-norm hidden states [N, D] of tokens that see what `cache` shows them."""
         h = self.embed(ids_N)
         cos, sin = (x.transpose(0, 1) for x in self.rotary(h, positions_N[None]))
         half = cos.shape[-1] // 2
@@ -72,8 +86,7 @@ class Lean:
             h = h + layer.out(cache.attend(query, key, value[:, :, None], scale, window).flatten(1))
             gate, up = layer.gate_up(layer.norm_mlp(h)).chunk(2, -1)
             h = h + layer.down(F.silu(gate).mul_(up))
-        h = self.norm(h)
-        return self.head(h), h
+        return self.norm(h)
 
 
 def of(model: Any) -> Lean | None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 Tensor = torch.Tensor
 
+PREFILL = 0.25  # steps that a row in use may lose to the reading of others' prompts
+
 
 def _ignore(*_: Any) -> None:
     """Nobody wants to know."""
@@ -198,6 +200,7 @@ class Batch(decode.Decoder):
         self.left: dict[int, int] = {}  # by the number of the prompt: answers that are not written yet
         self.drawing: dict[int, Chooser] = {}  # by the number of the task
         self.watching: dict[int, Callable[[list[int]], bool] | None] = {}  # by the number of the prompt
+        self.waited = 0  # steps that those who came since then have waited, all together
         self.arrived: list[int] = []  # tasks of orders that came since prompts were last read
         self.free_prompts: list[int] = []
         self.free_tasks: list[int] = []
@@ -248,13 +251,21 @@ class Batch(decode.Decoder):
         if not (self.arrived or self.blocks or self.waiting or self.chains):
             return False
         with torch.inference_mode(), decode.decoding(self.model):
-            if self.arrived and len(self.chains) < self.rows:
-                # All that came since the last step is read in one pass.
+            if self.arrived and len(self.chains) < self.rows and self._worth_reading():
+                # All that came since prompts were last read is read in one pass.
                 self.blocks.extend(self._blocks(self.arrived))
                 self.arrived = []
                 self._fill(np.zeros(0, np.int64))
             if self.chains:
                 self._step()
+        return True
+
+    def _worth_reading(self) -> bool:
+        """Whether those who came have waited together as long as reading their prompts holds up those who write."""
+        self.waited += len(self.arrived)
+        if self.waited < PREFILL * len(self.chains):
+            return False
+        self.waited = 0
         return True
 
     def _forget(self, at: int) -> None:

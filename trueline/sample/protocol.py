@@ -21,7 +21,8 @@ from trueline.records import Completion, Prompt
 if TYPE_CHECKING:
     from trueline.machine import Machine
     from trueline.models import Loaded
-    from trueline.sample.live import Live, Order
+    from trueline.sample.live import Live as Live
+    from trueline.sample.live import Order as Order
 
 PLAYED = "self_play"
 """Where in a prompt's meta stands which turn of which dialogue of self-play it is."""

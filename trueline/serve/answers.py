@@ -18,8 +18,7 @@ import msgspec
 from trueline.conditions.protocol import conditioned
 from trueline.errors import UserError
 from trueline.records import Completion, Message, Prompt
-from trueline.sample import protocol
-from trueline.sample.protocol import Sampling
+from trueline.sample.protocol import Sampling, order
 from trueline.serve import wire
 from trueline.serve.limits import Limits
 from trueline.serve.meters import Meters
@@ -213,7 +212,7 @@ class Ticket:
     def __enter__(self) -> Ticket:
         self.loop = asyncio.get_running_loop()
         self.done = self.loop.create_future()
-        self.order = protocol.order(
+        self.order = order(
             self.asked.posed, self.asked.sampling, reads=self.reads and self.asked.served.reads_along,
             finished=lambda *found: self._tell(self._settle, found, None),
             failed=lambda error: self._tell(self._settle, None, broke(error)),

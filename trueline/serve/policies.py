@@ -18,7 +18,7 @@ from trueline.serve.wire import By, Refused
 
 if TYPE_CHECKING:
     from trueline.models import Loaded
-    from trueline.sample.live import Live
+    from trueline.sample.protocol import Live
 
 LOGPROB = "logprob:token"
 
@@ -186,7 +186,7 @@ def opened(
 ) -> House:
     """Open the models. Raises `UserError` for what cannot be opened, read, or told apart."""
     from trueline import models
-    from trueline.sample import protocol
+    from trueline.sample.protocol import live
 
     names = [name for name, _ in (*policies, *([reward_model] if reward_model else ()))]
     if len(set(names)) < len(names):
@@ -196,7 +196,7 @@ def opened(
     for at, (name, folder) in enumerate(policies):
         loaded = models.load(folder, machine=machine, chat=chat)
         asking = conditions.found(folder, best if at == 0 else "", worst if at == 0 else "")
-        served.append(Served(name, loaded, machine, protocol.live(loaded, name, machine), asking))
+        served.append(Served(name, loaded, machine, live(loaded, name, machine), asking))
     reads = None
     if reward_model is not None:
         reads = Served(reward_model[0], models.load(reward_model[1], machine=machine, chat=chat), machine)

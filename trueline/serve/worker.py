@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from trueline.sample.live import Live
+    from trueline.sample.protocol import Live
 
 T = TypeVar("T")
 
