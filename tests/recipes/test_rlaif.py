@@ -31,19 +31,23 @@ def test_six_arms_ask_an_oracle_once_per_prompt(tmp_path):
 
 
 def test_a_model_and_oracles_of_ones_own_are_planned_and_unfair_comparisons_named(tmp_path):
-    """The critic is the strong teacher and not the weak one; the judge is neither. Nobody is asked by a plan."""
+    """The critic is the strong teacher, not the weak one; the judge is neither, then both. A plan asks nobody."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"Question {i}?\n" for i in range(40)))
-    with using(Store(tmp_path / "store")):
-        report = served(
-            base=str(MODELS / "tiny"), prompts=prompts, weak_teacher="openai:gpt-4.1-nano", teacher="openai:gpt-5-mini",
-            critic="openai:gpt-5-mini", judge="anthropic:claude-haiku-4-5", pool=20, held_out=8, chosen_on=6,
-        )  # fmt: skip
-        (told,) = [x for x in upstream(report) if x.stage == "contrasts"]
-        unfair = {one.name[:5]: one.unfair for one in told.inputs["wanted"]}
-        made = {x.label for x in upstream(report)}
-    assert unfair["C - A"] == "the critic is not the teacher"
-    assert unfair["D - C"] == "" and unfair["F - D"] == ""
+    unfair, made = {}, set()
+    for judge in ("anthropic:claude-haiku-4-5", "openai:gpt-5-mini"):
+        with using(Store(tmp_path / "store")):
+            report = served(
+                base=str(MODELS / "tiny"), prompts=prompts, weak_teacher="openai:gpt-4.1-nano",
+                teacher="openai:gpt-5-mini", critic="openai:gpt-5-mini", judge=judge, pool=20, held_out=8, chosen_on=6,
+            )  # fmt: skip
+            (told,) = [x for x in upstream(report) if x.stage == "contrasts"]
+            unfair[judge] = {one.name.partition(":")[0]: one.unfair for one in told.inputs["wanted"]}
+            made |= {x.label for x in upstream(report)}
+    apart, party = unfair.values()
+    assert apart.pop("C - A") == "the critic is not the teacher" and not any(apart.values())
+    assert party.pop("C - A").startswith("the critic is not the teacher; openai:gpt-5-mini judges what")
+    assert set(party.values()) == {"openai:gpt-5-mini judges what it taught or labelled"} and len(party) == 5
     assert {"taught-A", "taught-B", "taught-D", "taught-E", "labelled-C", "labelled-F"} <= made
 
 

@@ -57,15 +57,19 @@ from trueline.train.views import Demonstrations, Pairs
 SFT_EPOCHS, DPO_EPOCHS = (2, 4), (1, 2)
 
 
-def compared(labels_unfair: str, demonstrations_unfair: str) -> tuple[Contrast, ...]:
-    """What is worth knowing of six arms, and why a comparison is not fair where it is not."""
+def compared(labels_unfair: str, demonstrations_unfair: str, judged: str = "") -> tuple[Contrast, ...]:
+    """What is worth knowing of six arms, and why a comparison is not fair where it is not. judged: what makes the judge
+    a party, which bears on every one."""
+    labels_unfair, demonstrations_unfair = (
+        "; ".join(filter(None, (why, judged))) for why in (labels_unfair, demonstrations_unfair)
+    )
     return (
         Contrast("C - A: labels against weak demonstrations", ("C",), ("A",), labels_unfair),
         Contrast("D - C: demonstrations against labels", ("D",), ("C",), demonstrations_unfair),
         Contrast("F - D: both against demonstrations", ("F",), ("D",), demonstrations_unfair),
-        Contrast("C - B: labels after the weak teacher", ("C",), ("B",)),
-        Contrast("F - E: labels after the strong teacher", ("F",), ("E",)),
-        Contrast("(C - B) - (F - E): what the weak teacher explains", ("C", "E"), ("B", "F")),
+        Contrast("C - B: labels after the weak teacher", ("C",), ("B",), judged),
+        Contrast("F - E: labels after the strong teacher", ("F",), ("E",), judged),
+        Contrast("(C - B) - (F - E): what the weak teacher explains", ("C", "E"), ("B", "F"), judged),
     )
 
 
@@ -402,8 +406,8 @@ def served(
         Annotator(by[critic]), Annotator(by[judge]), Critique(by=by[judge], wording="dialogue"),
         beta, sft_lr, dpo_lr, max_length, seed,
     )  # fmt: skip
-    biased = f"{judge} judges what it taught or labelled" if judge in (teacher, critic) else ""
+    party = f"{judge} judges what it taught or labelled" if judge in (weak_teacher, teacher, critic) else ""
     labels, demonstrations = (
-        "the critic is not the teacher" if critic != name else biased for name in (weak_teacher, teacher)
+        "" if critic == name else "the critic is not the teacher" for name in (weak_teacher, teacher)
     )
-    return of.reported(by[weak_teacher], by[teacher], compared(labels, demonstrations))
+    return of.reported(by[weak_teacher], by[teacher], compared(labels, demonstrations, party))
