@@ -49,6 +49,7 @@ _ARTIFACT = Option(
 )
 _DEBUG = Option(("debug",), bool, False, "show the traceback of an error")
 _MACHINE = expand(("machine",), Machine, Machine(), "")
+_ON = Option(("on",), Path | None, None, "a file (TOML) that says the machine; --machine.… goes before it")
 
 Result = tuple[Artifact, ...]
 
@@ -124,14 +125,16 @@ def _on_recipe(command: str, words: list[str], title: str = "") -> int:
     if command == "show" and _shown_by_name(reference, rest):
         return 0
     special = {"make": [_OUT], "why": [_ARTIFACT], "show": [_ARTIFACT], "plan": []}[command]
-    extra = [_STORE, *special, _DEBUG, *(_MACHINE if command in ("make", "plan") else [])]
+    extra = [_STORE, *special, _DEBUG, *([_ON, *_MACHINE] if command in ("make", "plan") else [])]
     line = CommandLine(loading.find(reference), title or f"trueline {command} {reference}", extra)
     if "--help" in rest or "-h" in rest:
         line.help()
         return 0
     given, common = line.parse(rest)
-    machine = CommandLine(_machine, "trueline").arguments({k: v for k, v in common.items() if k[0] == "machine"})
-    with stores.using(common.get(("store",)) or stores.current()) as store, machines.using(machine["machine"]):
+    with (
+        stores.using(common.get(("store",)) or stores.current()) as store,
+        machines.using(_machine_of(common)),
+    ):
         store.check()
         roots = _results(line, given)
         check_effects(line, given, lambda some: tuple(root.fingerprint for root in _results(line, some)))
@@ -141,6 +144,13 @@ def _on_recipe(command: str, words: list[str], title: str = "") -> int:
 
 def _machine(machine: Machine = Machine()) -> None:  # noqa: B008 (frozen)
     """The shape of --machine.…, for `CommandLine`."""
+
+
+def _machine_of(common: Mapping[Key, Any]) -> Machine:
+    """The machine that --on and --machine.… say."""
+    given = machines.read(common[("on",)]) if common.get(("on",)) else {}
+    given |= {path: value for path, value in common.items() if path[0] == "machine"}
+    return CommandLine(_machine, "trueline").arguments(given)["machine"]
 
 
 def _slug(reference: str) -> str:
@@ -273,8 +283,7 @@ def _plain(command: str, words: list[str]) -> int:
         line.help()
         return 0
     given, common = line.parse(words)
-    machine = CommandLine(_machine, "trueline").arguments({k: v for k, v in common.items() if k[0] == "machine"})
-    with machines.using(machine["machine"]):
+    with machines.using(_machine_of(common)):
         said = function(**line.arguments(given))
     return said if isinstance(said, int) else 0
 

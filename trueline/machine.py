@@ -9,13 +9,37 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from trueline.errors import UserError, closest
 
 
 class Runtime:
     """Marker: a value of this type never enters a fingerprint."""
+
+
+@dataclass(frozen=True)
+class Ray(Runtime):
+    """A Ray cluster that the shards of `draw` and `judge` are spread over; all its nodes see the store's folder.
+
+    address: of the cluster ("auto": the one this machine belongs to); "" starts one on this machine, for this run.
+    workers: processes that make shards, each with its own copy of the engine or critic; 0: none, shards are made here.
+    cpus: cores that Ray keeps for each worker. gpus: GPUs that it keeps for each.
+    """
+
+    address: str = ""
+    workers: int = 0
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "cpus", "gpus"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least 0")
 
 
 @dataclass(frozen=True)
@@ -32,6 +56,8 @@ class Machine(Runtime):
     checkpoint_steps: optimiser steps between two checkpoints of a training; 0: none.
     shard: groups per shard of `draw` and `judge`; a killed run loses at most the unfinished one.
     tracker: "" or a tracker that accelerate knows ("tensorboard", "wandb").
+    memory: what a device has, as in "80GB", where that is not what this machine has; "any" checks nothing before a run.
+    ray: a Ray cluster that draws and judges.
     """
 
     device: str = "auto"
@@ -44,6 +70,13 @@ class Machine(Runtime):
     checkpoint_steps: int = 50
     shard: int = 64
     tracker: str = ""
+    memory: str = ""
+    ray: Ray = Ray()
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Machine:
+        """From what `dataclasses.asdict` gave."""
+        return cls(**{**fields, "ray": Ray(**fields.get("ray", {}))})
 
     def __post_init__(self) -> None:
         least = {"processes": 1, "micro_tokens": 1, "sample_rows": 1, "threads": 0, "checkpoint_steps": 0, "shard": 1}
@@ -52,6 +85,37 @@ class Machine(Runtime):
                 raise ValueError(f"{name} is {getattr(self, name)}; at least {bound}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f'precision is "{self.precision}"; "auto", "fp32" or "bf16"')
+
+
+def read(path: Path) -> dict[tuple[str, ...], Any]:
+    """A machine's file (TOML): what it says, by path, as `--machine.ray.workers` is ("machine", "ray", "workers").
+
+    Raises `UserError` for a file that is none, a name that is no field, and a value of another type than the field's.
+    """
+    import tomllib
+
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--on {path}", str(error), "a TOML file such as: processes = 2") from None
+    return dict(_fields(said, Machine(), ("machine",), f"--on {path}"))
+
+
+def _fields(
+    said: Mapping[str, Any], default: Any, at: tuple[str, ...], where: str
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    known = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+    for name, value in said.items():
+        if name not in known:
+            raise UserError(where, f"unknown name {name!r}", "", closest(name, list(known)))
+        meant = known[name]
+        if dataclasses.is_dataclass(meant) and isinstance(value, dict):
+            yield from _fields(value, meant, (*at, name), where)
+            continue
+        value = float(value) if isinstance(meant, float) and type(value) is int else value
+        if type(value) is not type(meant):
+            raise UserError(where, f"{name} = {value!r}", f"a value like {meant!r}")
+        yield (*at, name), value
 
 
 _current: contextvars.ContextVar[Machine | None] = contextvars.ContextVar("machine", default=None)

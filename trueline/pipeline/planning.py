@@ -17,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from trueline import machine as machines
 from trueline import store as stores
 from trueline.fingerprint import TAG
+from trueline.pipeline.memory import Demand, demand, shortage
 from trueline.progress import clock, said, short
 from trueline.store import Artifact, Store, counting, read_record
 
@@ -54,18 +56,23 @@ class Row:
 
     status: "have" it is there; "make" it is not; "skip" it is not, and nothing that has to be made needs it. why: the
     reasons to make it, one per line. counts: what it holds or took ("have"), or what making it will use ("make").
+    memory: what making it will need on each device, where a model is behind it whose shape is known; lacks: what of it
+    the machine does not have, in words.
     """
 
     artifact: Artifact
     status: Status
     why: tuple[str, ...]
     counts: dict[str, int]
+    memory: Demand | None = None
+    lacks: str = ""
 
     def json(self) -> dict[str, Any]:
         """The row as JSON-able data."""
         parents = [parent.name for parent in self.artifact.parents]
         head = {"name": self.artifact.name, "fingerprint": self.artifact.fingerprint, "stage": self.artifact.stage}
-        return {**head, "status": self.status, "why": list(self.why), "counts": self.counts, "parents": parents}
+        row = {**head, "status": self.status, "why": list(self.why), "counts": self.counts, "parents": parents}
+        return row if self.memory is None else {**row, "memory": self.memory.json()}
 
 
 _ORDER = {name: at for at, name in enumerate(("prompts", "samples", "calls", "critic_calls", "train_tokens"))}
@@ -109,6 +116,8 @@ class Plan:
         for row in self.rows:
             style = {"have": "dim", "make": "bold green", "skip": "dim"}[row.status]
             details = [*row.why, *([said(row.counts)] if row.counts else [])]
+            details += [str(row.memory)] if row.memory is not None else []
+            details += [row.lacks] if row.lacks else []
             body = Text("\n".join(details), style="dim" if row.status != "make" else "")
             table.add_row(Text(row.status, style=style), Text(row.artifact.name, style=style), body)
         yield table
@@ -136,12 +145,19 @@ def plan(*roots: Artifact, store: Store | str | Path | None = None) -> Plan:
         rows = []
         for artifact in upstream(*roots):
             if artifact in to_make:
-                rows.append(Row(artifact, "make", tuple(reasons(artifact)), _new(artifact)))
+                rows.append(_to_make(artifact))
             elif artifact.made:
                 rows.append(Row(artifact, "have", (), artifact.own_count))
             else:
                 rows.append(Row(artifact, "skip", (), {}))
         return Plan(tuple(rows))
+
+
+def _to_make(artifact: Artifact) -> Row:
+    machine = artifact.machine or machines.current()
+    needs = demand(artifact, machine)
+    lacks = shortage(needs, machine) if needs is not None else ""
+    return Row(artifact, "make", tuple(reasons(artifact)), _new(artifact), needs, lacks)
 
 
 def _new(artifact: Artifact) -> dict[str, int]:

@@ -47,6 +47,7 @@ from trueline.fingerprint import (
     source_hash,
 )
 from trueline.machine import Machine
+from trueline.pipeline import memory
 from trueline.pipeline.failures import explained
 from trueline.pipeline.loading import PREFIX
 from trueline.pipeline.planning import missing, plan, show, upstream, why
@@ -211,6 +212,8 @@ def make(
         if run is not None:
             run.begin(planned, roots)
         for row in planned.rows:
+            if row.memory is not None:
+                memory.check(row.artifact.name, row.memory, row.artifact.machine or machines.current())
             if row.status == "have":
                 on.have(row.artifact.name)
         for index, row in enumerate(planned.to_make, 1):

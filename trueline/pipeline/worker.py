@@ -271,7 +271,7 @@ def main(spec_path: str) -> int:
     spec = json.loads(Path(spec_path).read_bytes())
     rank = int(os.environ.get("RANK", "0"))
     scratch = Path(spec_path).parent
-    machine = Machine(**spec["machine"])
+    machine = Machine.of(spec["machine"])
     with stores.using(spec["store"]), machines.using(machine):
         try:
             artifact = decode(spec)
