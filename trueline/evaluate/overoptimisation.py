@@ -288,16 +288,16 @@ def verdict(found: Traced) -> tuple[bool | None, str]:
     if not found.fall.excludes_zero or (found.fall.mean or 0.0) <= 0:
         if found.peak == len(found.stretches) - 1:
             return False, f"{gold} is highest at the end: nothing was over-optimised"
-        return False, f"at the end {gold} is {said(found.fall)} below {where}, which cannot be told from none"
-    fell = f"{gold} fell by {said(found.fall)} from {where}"
+        return False, f"at the end {gold} is {amount(found.fall)} below {where}, which cannot be told from none"
+    fell = f"{gold} fell by {amount(found.fall)} from {where}"
     if found.onward.mean is not None and found.onward.excludes_zero and found.onward.mean > 0:
-        return True, f"over-optimised: {fell}, while {found.by} rose by {said(found.onward)}"
+        return True, f"over-optimised: {fell}, while {found.by} rose by {amount(found.onward)}"
     if all(abs(one.reward - 0.5) < 1e-9 for one in found.logged):
         return None, f"{fell}; {found.by} compares answers with each other and has no level that could rise"
     return False, f"{fell}, and {found.by} did not rise meanwhile: it went wrong, but was not over-optimised"
 
 
-def said(value: Interval) -> str:
+def amount(value: Interval) -> str:
     """A difference with its interval."""
     digits = places(value)
     return f"{value.mean or 0.0:.{digits}f} ({bounds(value)})"
@@ -351,7 +351,10 @@ def _told(value: Interval) -> str:
 
 def notes(found: Overoptimisation) -> list[str]:
     """A sentence per run, who scored, and what the columns mean."""
-    out = [f"{run.name}: {run.verdict}." for run in found.runs]
+    said: dict[str, list[str]] = {}
+    for run in found.runs:
+        said.setdefault(run.verdict, []).append(run.name)
+    out = [f"{'; '.join(names)}: {verdict}." for verdict, names in said.items()]
     for run in found.runs:
         rose = run.rise
         if rose is not None and rose.mean is not None and rose.low is not None and run.peak:
