@@ -30,7 +30,7 @@ tour: $(VENV)/.run ## align the embedded model and write report.html (offline, a
 	@$(BIN)/trueline make tour
 
 test: $(VENV)/.test ## the whole suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.test ## ruff and the type checker
 	@$(BIN)/ruff check .

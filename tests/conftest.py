@@ -27,3 +27,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real public data is not at {folder}; set TRUELINE_DATA to run this test")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules first, the tour before all: a module goes to one process whole, and two should end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name != "test_tour.py", item.path not in slow))

@@ -56,7 +56,7 @@ def add_up(work: Work, prompts: Prompts, scale: Scale, function=twice, fail: str
     """Every process adds rank + 1 and multiplies by the number of prompts; the first writes the sum down."""
     if fail == "mistake" and os.environ["RANK"] == "1":
         raise UserError("here", "a mistake", "none", "Mend it.")
-    if fail:
+    if fail == "defect":
         raise ZeroDivisionError("a defect")
     import torch
     from accelerate import Accelerator
