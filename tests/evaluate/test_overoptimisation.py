@@ -225,7 +225,9 @@ def test_refusals(runs):
         Optimised("PPO", ())
     with pytest.raises(UserError, match="was not made by online"):
         Optimised("PPO", (start,))
-    stray = online(first, questions(6), Vowels(), PPO(RLOO()))
+    with pytest.raises(UserError, match="different watch= critics; one for all"):
+        Optimised("PPO", (first, alone))
+    stray = online(first, questions(6), Vowels(), PPO(RLOO()), watch=Vowels(quiet=1))
     with pytest.raises(UserError, match=r"different references.*one for all"):
         Optimised("PPO", (first, stray))
     with pytest.raises(UserError, match="each with a name of its own"):

@@ -59,7 +59,12 @@ class Optimised:
             if not isinstance(policy, Policy) or policy.stage != "online":
                 got = f"{policy.name if isinstance(policy, Policy) else policy!r} was not made by online"
                 raise UserError(where, got, "policies with a log of iterations")
-        if len({policy.inputs["reference"].fingerprint for policy in self.policies}) > 1:
+        first = self.policies[0].inputs
+        for name in ("critic", "watch"):
+            if any(policy.inputs[name] != first[name] for policy in self.policies):
+                got = f"its policies were made with different {name}= critics"
+                raise UserError(where, got, "one for all", "Give each policy a name and a curve of its own.")
+        if any(policy.inputs["reference"] != first["reference"] for policy in self.policies):
             raise UserError(
                 where, "its policies measure their divergence from different references", "one for all",
                 "Give each online(...) of a chain the same reference=.",
@@ -150,11 +155,11 @@ def trace(run: Optimised, stretch: int) -> Traced:
     """The figures of one run."""
     asked = run.policies[0].inputs
     watch = asked["watch"].name if asked.get("watch") is not None else ""
-    logged = [one for policy in run.policies for one in read(policy)]
+    every = enumerate((one for policy in run.policies for one in read(policy)), 1)
+    logged = tuple(msgspec.structs.replace(one, iteration=i) for i, one in every)
     if watch:  # where the watching critic said nothing at all, there is nothing to hold against the score
-        logged = [one for one in logged if one.watched is not None]
-    numbered = tuple(msgspec.structs.replace(one, iteration=i) for i, one in enumerate(logged, 1))
-    return judged(run.name, asked["critic"].name, watch, numbered, stretch)
+        logged = tuple(one for one in logged if one.watched is not None)
+    return judged(run.name, asked["critic"].name, watch, logged, stretch)
 
 
 def read(policy: Policy) -> list[Logged]:
