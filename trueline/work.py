@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,12 @@ from trueline.progress import Meter, Screen, screen
 from trueline.records import encode
 
 Item = TypeVar("Item")
+
+Span = tuple[int, int, int]
+"""One shard: its number, its first item, and the item after its last."""
+Made = tuple[bytes, bytes]
+"""What a shard came to: its side file (counts, dropped rows), and its records."""
+Make = Callable[[Span], Made]
 
 SCRATCH = ("shards", "scratch")
 DROPPED, METRICS = "dropped.jsonl", "metrics.jsonl"
@@ -48,6 +54,8 @@ class Work:
         self.counts: Counter[str] = Counter()
         self.notes: dict[str, Any] = {}
         self.on = on or screen()
+        # Who makes the shards: here, one after the other, or (pipeline.spread) the workers of a cluster.
+        self.over: Callable[[Sequence[Span], Make], Iterable[tuple[int, Made]]] = _here
         self._offsets: dict[str, int] = {}
         self._shard: _Shard | None = None
 
@@ -164,15 +172,16 @@ def shards(
     folder = work.dir / "shards" / Path(out).stem
     folder.mkdir(parents=True, exist_ok=True)
     size = _shard_size(folder, size or work.machine.shard, len(items))
-    starts = range(0, len(items), size)
-    paths = [folder / f"{index:05d}.jsonl" for index in range(len(starts))]
-    done = sum(min(size, len(items) - start) for start, path in zip(starts, paths, strict=True) if path.exists())
+    spans = [(at, start, min(start + size, len(items))) for at, start in enumerate(range(0, len(items), size))]
+    paths = [folder / f"{index:05d}.jsonl" for index in range(len(spans))]
+    todo = [span for span, path in zip(spans, paths, strict=True) if not path.exists()]
+    done = len(items) - sum(end - start for _, start, end in todo)
     with work.progress(len(items), Path(out).stem, done=done) as meter:
-        for start, path in zip(starts, paths, strict=True):
-            if not path.exists():
-                batch = items[start : start + size]
-                _make_shard(work, path, batch, process)
-                meter.advance(len(batch))
+        for index, (side, lines) in work.over(todo, lambda span: _made(work, items[span[1] : span[2]], process)):
+            # The side file first: the shard's own name is the mark that both are whole.
+            write_atomic(paths[index].with_suffix(".side"), side)
+            write_atomic(paths[index], lines)
+            meter.advance(spans[index][2] - spans[index][1])
     return _join(work, paths, work.dir / out)
 
 
@@ -189,16 +198,20 @@ def _shard_size(folder: Path, size: int, items: int) -> int:
     return size
 
 
-def _make_shard(work: Work, path: Path, batch: Sequence[Item], process: Callable[[Sequence[Item]], Any]) -> None:
+def _here(spans: Sequence[Span], make: Make) -> Iterator[tuple[int, Made]]:
+    """The shards, made in this process in order."""
+    for span in spans:
+        yield span[0], make(span)
+
+
+def _made(work: Work, batch: Sequence[Item], process: Callable[[Sequence[Item]], Any]) -> Made:
     shard = work._shard = _Shard()
     try:
         lines = b"".join(encode(record) for record in process(batch))
     finally:
         work._shard = None
     side = {"counts": dict(shard.counts), "dropped": [line.decode() for line in shard.dropped]}
-    # The side file first: the shard's own name is the mark that both are whole.
-    write_atomic(path.with_suffix(".side"), msgspec.json.encode(side))
-    write_atomic(path, lines)
+    return msgspec.json.encode(side), lines
 
 
 def _join(work: Work, paths: Sequence[Path], out: Path) -> int:

@@ -9,6 +9,7 @@ reaches its opinion is the critic's business.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -50,7 +51,11 @@ def judge(work: Work, groups: Groups, critic: Critic, max_abstained: float = add
     completions = sum(len(group.completions) for group in given)
     seen = Abstained(critic.name, max_abstained)
 
+    opened: list[Any] = []
+
     def process(part: Sequence[Group]) -> list[Group]:
+        if not opened:  # by the first shard that is not done yet
+            opened.append(stack.enter_context(held_open(critic)))
         with metering() as metered:
             said = critic(part)
         check_appended(part, said, critic.name)
@@ -60,7 +65,7 @@ def judge(work: Work, groups: Groups, critic: Critic, max_abstained: float = add
             work.count(name, n)
         return said
 
-    with held_open(critic):
+    with contextlib.ExitStack() as stack:
         shards(work, given, process)
     judged = list(read_jsonl(work.dir / "groups.jsonl", Group))
     whole = Abstained(critic.name, max_abstained)  # with what an earlier run had judged already

@@ -31,6 +31,8 @@ from trueline.machine import Machine
 from trueline.pipeline.failures import in_bytes
 from trueline.store import Artifact, Policy
 
+Matrices = tuple[tuple[str, int, int], ...]
+
 WORDS = 4  # bytes of float32
 KEEP = 256 << 20  # of softmax that a training pass keeps (trie.vocabulary)
 BUCKET = (1 << 25) * WORDS  # gradients flattened at once for their sum over processes (train.fit)
@@ -53,14 +55,15 @@ class Measures:
     keys: int
     inner: int
     vocabulary: int
-    matrices: tuple[tuple[str, int, int], ...] = ()
+    matrices: Matrices = ()
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], matrices: tuple[tuple[str, int, int], ...] = (), others: int = 0) -> Measures:
+    def of(cls, config: Mapping[str, Any], matrices: Matrices = (), others: int = 0) -> Measures:
         """From a config.json and what the weights' headers say; without those, counted for a gated decoder.
 
-        >>> Measures.of({"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 10}).parameters
-        1704
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 10}
+        >>> Measures.of(sizes).parameters
+        2248
         """
         config = {**config, **config.get("text_config", {})}
         hidden = _number(config, "hidden_size", "n_embd", "d_model")

@@ -258,6 +258,11 @@ def _run(artifact: Artifact, part: Path, on: Screen) -> None:
 
             launch(work)
         else:
+            if machine.ray.workers:
+                from trueline.pipeline import spread
+
+                if artifact.stage in spread.STAGES:
+                    work.over = spread.spread(work)
             call(artifact, work)
     record = _record(artifact, work, time.monotonic() - started)
     write_atomic(part / "record.json", msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
