@@ -111,3 +111,26 @@ def test_a_budget_that_runs_out_stops_the_labelling_and_a_larger_one_goes_on(tmp
         counts = make(labelled(server.url, 60, max_calls=200)).record["counts"]
         assert counts["critic_calls"] == 60 and counts["cached_calls"] == 20
         assert sum(server.answered.values()) == len(server.answered) == 60 + sum(min(mumbles(i), 2) for i in range(60))
+
+
+def test_a_pair_that_the_server_has_no_room_for_abstains_and_the_others_are_asked_once(tmp_path):
+    """Two of forty pairs overflow the context: their verdicts are null, with what the server said; what was bought in
+    the same breath is counted as bought."""
+    full = {"error": {"message": "This model's maximum context length is 4096", "code": "context_length_exceeded"}}
+
+    def fails(body: dict) -> tuple | None:
+        text = body["messages"][-1]["content"]
+        return (400, {}, full) if any(f"number {i}?" in text for i in (7, 23)) else None
+
+    with Loopback(fails=fails, say=say) as server, using(tmp_path / "store") as store:
+        made = make(labelled(server.url, 40))
+        verdicts = [group.preferences[0] for group in made.read()]
+        counts = made.record["counts"]
+        silent = {7, 23} | {i for i in range(40) if mumbles(i) > 3}
+        assert {i for i, verdict in enumerate(verdicts) if verdict.p is None} == silent
+        assert "maximum context length is 4096" in verdicts[7].raw[0] and "room for prompt" in verdicts[23].raw[0]
+        assert counts["abstained"] == len(silent) and counts["compared"] == 40
+        assert counts["calls"] == kept(store.root) == sum(server.answered.values()) == len(server.answered)
+        assert counts.get("cached_calls", 0) == 0
+        asked = [body["messages"][-1]["content"] for _, body, _ in server.asked]
+        assert all(sum(f"number {i}?" in text for text in asked) == 1 for i in (7, 23))

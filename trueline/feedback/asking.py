@@ -26,7 +26,7 @@ from trueline.feedback.protocol import meter
 from trueline.feedback.wording import Shot, Wording, fill
 from trueline.fingerprint import File
 from trueline.records import Completion, Feedback, Group, Message, Prompt
-from trueline.sample.protocol import Engine, Sampling
+from trueline.sample.protocol import Engine, NoRoom, Sampling
 from trueline.store import Policy
 
 C = TypeVar("C", bound="Asking[Any, Any]")
@@ -105,7 +105,11 @@ class Asking(abc.ABC, Generic[Q, A]):
             for key, why in self._too_long(asked).items():
                 said.setdefault(key, (None, why))
                 del waiting[key], asked[key]
-            for key, reply in self._replies(asked, attempt).items():
+            replies, without = self._replies(asked, attempt)
+            for key, why in without.items():
+                said[key] = None, why
+                del waiting[key]
+            for key, reply in replies.items():
                 found = self.parse(reply.text) if self.readable(reply) else None
                 said[key] = found, reply.text
                 if found is not None:
@@ -116,16 +120,29 @@ class Asking(abc.ABC, Generic[Q, A]):
         """Whether a reply is read at all: one that was cut may read as something that it would not have said."""
         return reply.stopped == "stop"
 
-    def _replies(self, asked: Mapping[str, Prompt], attempt: int) -> dict[str, Completion]:
-        """The engine's reply to each question, all put in one call."""
-        if not asked:
-            return {}
-        self._count(len(asked), attempt)
+    def _replies(self, asked: Mapping[str, Prompt], attempt: int) -> tuple[dict[str, Completion], dict[str, str]]:
+        """The engine's reply to each question, all put in one call; and why there is none, where a server has no room.
+
+        A server says so only when it is asked: the others are then asked for again, of which it keeps what it said.
+        """
+        asked, without = dict(asked), dict[str, str]()
+        if asked:
+            self._count(len(asked), attempt)
         sampling = replace(self.sampling, seed=self.sampling.seed + attempt - 1)
-        said = self._engine().generate(list(asked.values()), sampling)
+        said: list[list[Completion]] = []
+        while asked:
+            try:
+                said = self._engine().generate(list(asked.values()), sampling)
+                break
+            except NoRoom as error:
+                found = [key for key, prompt in asked.items() if prompt.id == error.prompt]
+                if not found:
+                    raise
+                without |= dict.fromkeys(found, str(error))
+                asked = {key: prompt for key, prompt in asked.items() if key not in without}
         if [len(one) for one in said] != [1] * len(asked):
             raise ValueError(f"engine {self.by.name} gave {sum(map(len, said))} replies to {len(asked)} questions")
-        return {key: one[0] for key, one in zip(asked, said, strict=True)}
+        return {key: one[0] for key, one in zip(asked, said, strict=True)}, without
 
     def _count(self, questions: int, attempt: int) -> None:
         if attempt > 1:

@@ -99,6 +99,12 @@ def _refusal(name: str, got: Any, wanted: str, cure: str = "") -> UserError:
     return UserError(f"Sampling({name}=...)", f"got {got!r}", wanted, cure)
 
 
+class NoRoom(UserError):
+    """A prompt for which an engine has no room, as its server says once it is asked. prompt: its id."""
+
+    prompt = ""
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Writes completions, and says how likely given ones are. Used as a context manager:

@@ -36,10 +36,13 @@ class Loopback:
     """faults: what goes wrong, in turn: a status, (status, headers) or (status, headers, body), "cut" (JSON that breaks
     off), "short" (fewer bytes than announced), "drop" (the connection is closed), "html" (a page instead of JSON),
     "hang" (nothing, until the client goes), or a number of seconds to answer late; None is no fault. share: of further
-    requests that get a fault of `mixed`.
+    requests that get a fault of `mixed`. fails: the fault of a request by its body.
     """
 
-    def __init__(self, faults=(), share=0.0, mixed=(), delay=0.0, say=None, log=None, key=None, ignore_n=False):
+    def __init__(
+        self, faults=(), share=0.0, mixed=(), delay=0.0, say=None, log=None, key=None, ignore_n=False, fails=None
+    ):
+        self.fails = fails or (lambda body: None)
         self.faults, self.share, self.mixed, self.delay = list(faults), share, tuple(mixed), delay
         self.say, self.log, self.key, self.ignore_n, self.usage = say or words, log, key, ignore_n, True
         self.lock, self.coin = threading.Lock(), random.Random(0)
@@ -98,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         if o.key and o.key not in self.headers.get("Authorization", ""):
             said = f"Incorrect API key provided: {self.headers.get('Authorization')}"
             return self.send(401, {"error": {"message": said, "code": "invalid_api_key"}})
-        fault = o.fault()
+        fault = o.fault() or o.fails(body)
         if isinstance(fault, float):
             time.sleep(fault)
         elif isinstance(fault, int):

@@ -34,7 +34,7 @@ from trueline.errors import UserError
 from trueline.feedback.protocol import meter
 from trueline.fingerprint import canonical, fingerprint
 from trueline.records import Completion, Prompt
-from trueline.sample.protocol import Sampling
+from trueline.sample.protocol import NoRoom, Sampling
 from trueline.sample.served import replies as kept
 from trueline.sample.served.asking import Pace, in_threads
 from trueline.sample.served.budget import Budget
@@ -71,10 +71,14 @@ class Request:
 
 @dataclass(eq=False)
 class _Session:
-    """What is open between `with` and its end: how often it was entered, and the SDK's client once there is one."""
+    """What is open between `with` and its end: how often it was entered, and the SDK's client once there is one.
+
+    uncounted: keys of replies that were bought by a call which then found no room for another prompt.
+    """
 
     entered: int = 0
     client: Any = None
+    uncounted: set[str] = dataclasses.field(default_factory=set)
 
 
 class Served(abc.ABC):
@@ -187,8 +191,14 @@ class Served(abc.ABC):
             fresh: dict[str, Reply] = {}
             todo = self._todo(requests, set(known))
             if todo:
-                self._ask_all(me, todo, table, fresh)
-        self._count([(key, reply, key in fresh) for key, reply in (known | fresh).items()])
+                try:
+                    self._ask_all(me, todo, table, fresh)
+                except NoRoom:  # whoever asks for the rest again has still bought these now
+                    self._session.uncounted |= set(fresh)
+                    raise
+        new = set(fresh) | self._session.uncounted & set(known)
+        self._session.uncounted -= new
+        self._count([(key, reply, key in new) for key, reply in (known | fresh).items()])
         return known | fresh
 
     def _todo(self, requests: Sequence[Request], done: set[str]) -> list[Request]:
@@ -256,6 +266,8 @@ class Served(abc.ABC):
             mapped = understood(error, sdk, asked, named)
             if isinstance(mapped, Filtered):
                 return [Reply("", "length", "filtered")]
+            if isinstance(mapped, NoRoom):
+                mapped.prompt = request.prompt.id
             raise mapped from None
         if not replies:
             raise Passing("the reply holds no answer")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trueline.errors import UserError
+from trueline.sample.protocol import NoRoom
 from trueline.sample.served.connection import redacted
 
 PASSING = frozenset({408, 409, 423, 425, 429})
@@ -94,7 +95,7 @@ def _status(status: int, spoken: tuple[str, str], headers: Mapping[str, str], as
         wanted = f"a server that knows the model {asked.model!r} at this address"
         return UserError(asked.where, got, wanted, "Check the model's name (it may be retired) and the address.")
     if any(sign in f"{code} {message}".lower() for sign in _ROOM):
-        return UserError(
+        return NoRoom(
             f"{asked.where}, {prompt}", got, "room for prompt and answer", "Shorten the prompt or lower max_tokens."
         )
     return UserError(
