@@ -24,7 +24,7 @@ import msgspec
 
 from trueline.errors import UserError
 from trueline.feedback import template
-from trueline.feedback.asking import Asking
+from trueline.feedback.asking import Asking, with_room
 from trueline.feedback.protocol import Comparer, Item, Verdict
 from trueline.feedback.switching import chosen_annotator
 from trueline.feedback.template import PairWording
@@ -101,9 +101,10 @@ class Annotator(Asking[Item, float]):
         asked = {key: self.put(item, 1) for key, item in waiting.items()}
         too_long = self._too_long(asked)
         prompts = {key: prompt for key, prompt in asked.items() if key not in too_long}
-        told = self._engine().first_logprobs(list(prompts.values()), self.parser.names) if prompts else []  # type: ignore[attr-defined]
-        said: dict[str, tuple[float | None, str]] = {key: (None, why) for key, why in too_long.items()}
-        for key, logps in zip(prompts, told, strict=True):
+        names = self.parser.names
+        told, without = with_room(prompts, lambda some: self._engine().first_logprobs(some, names))  # type: ignore[attr-defined]
+        said: dict[str, tuple[float | None, str]] = {key: (None, why) for key, why in (too_long | without).items()}
+        for key, logps in told.items():
             said[key] = self.parser.preferred(logps), msgspec.json.encode(logps, order="sorted").decode()
         return said
 

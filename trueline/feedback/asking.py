@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
@@ -32,6 +32,7 @@ from trueline.store import Policy
 C = TypeVar("C", bound="Asking[Any, Any]")
 Q = TypeVar("Q")
 A = TypeVar("A")
+R = TypeVar("R")
 Sees = Literal["conversation", "last"]
 SPOKEN = {"system": "System", "user": "Human", "assistant": "Assistant"}
 Question = tuple[Prompt, str]
@@ -121,28 +122,15 @@ class Asking(abc.ABC, Generic[Q, A]):
         return reply.stopped == "stop"
 
     def _replies(self, asked: Mapping[str, Prompt], attempt: int) -> tuple[dict[str, Completion], dict[str, str]]:
-        """The engine's reply to each question, all put in one call; and why there is none, where a server has no room.
-
-        A server says so only when it is asked: the others are then asked for again, of which it keeps what it said.
-        """
-        asked, without = dict(asked), dict[str, str]()
+        """The engine's reply to each question, all put in one call; and why there is none, where it has no room."""
         if asked:
             self._count(len(asked), attempt)
         sampling = replace(self.sampling, seed=self.sampling.seed + attempt - 1)
-        said: list[list[Completion]] = []
-        while asked:
-            try:
-                said = self._engine().generate(list(asked.values()), sampling)
-                break
-            except NoRoom as error:
-                found = [key for key, prompt in asked.items() if prompt.id == error.prompt]
-                if not found:
-                    raise
-                without |= dict.fromkeys(found, str(error))
-                asked = {key: prompt for key, prompt in asked.items() if key not in without}
-        if [len(one) for one in said] != [1] * len(asked):
-            raise ValueError(f"engine {self.by.name} gave {sum(map(len, said))} replies to {len(asked)} questions")
-        return {key: one[0] for key, one in zip(asked, said, strict=True)}, without
+        said, without = with_room(asked, lambda prompts: self._engine().generate(prompts, sampling))
+        if any(len(one) != 1 for one in said.values()):
+            got = sum(map(len, said.values()))
+            raise ValueError(f"engine {self.by.name} gave {got} replies to {len(asked)} questions")
+        return {key: one[0] for key, one in said.items()}, without
 
     def _count(self, questions: int, attempt: int) -> None:
         if attempt > 1:
@@ -169,6 +157,27 @@ class Asking(abc.ABC, Generic[Q, A]):
         texts = [*(m.content for m in prompt.messages[:-1]), last]
         spoken = (f"{SPOKEN[m.role]}: {text}" for m, text in zip(prompt.messages, texts, strict=True))
         return "\n\n".join(spoken)
+
+
+def with_room(
+    asked: Mapping[str, Prompt], ask: Callable[[list[Prompt]], list[R]]
+) -> tuple[dict[str, R], dict[str, str]]:
+    """What `ask` says to each prompt, all put in one call; and why it says nothing, where its server has no room.
+
+    A server says so only once it is asked. The others are then asked for again, of which an engine that pays keeps what
+    it was told.
+    """
+    asked, without = dict(asked), dict[str, str]()
+    while asked:
+        try:
+            return dict(zip(asked, ask(list(asked.values())), strict=True)), without
+        except NoRoom as error:
+            found = [key for key, prompt in asked.items() if prompt.id == error.prompt]
+            if not found:
+                raise
+            without |= dict.fromkeys(found, str(error))
+            asked = {key: prompt for key, prompt in asked.items() if key not in without}
+    return {}, without
 
 
 @dataclass(frozen=True)
