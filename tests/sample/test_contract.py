@@ -11,6 +11,7 @@ import pytest
 from tests.sample import given
 from tests.sample.served.loopback import Loopback
 from trueline.errors import UserError
+from trueline.models import pretrained
 from trueline.pipeline import make
 from trueline.records import Completion, Message, Prompt
 from trueline.sample.hf import HF
@@ -20,6 +21,7 @@ from trueline.sample.scripted import Scripted
 from trueline.sample.served import Anthropic, Connection, OpenAI
 from trueline.sample.shots import Shots
 from trueline.store import using
+from trueline.world import MODELS
 
 ANSWERS = (
     "Ada bakes the bread, and Bert sells it at the market.", "Clara keeps it. Ask her tomorrow.", "I do not know.",
@@ -64,7 +66,14 @@ def shown(tmp):
     return Prompted(make(given.llama(tmp / "llama")), Shots("two", dialogues), 2, form="chat")
 
 
-ENGINES = [scripted, llama, mamba, chat, continued, claude, shown]
+def vllm(tmp):
+    pytest.importorskip("vllm", reason="vLLM is not installed; docs/scale.md says how this test runs with it")
+    from trueline.sample.vllm import VLLM, Hold
+
+    return VLLM(make(pretrained(MODELS / "small")), hold=Hold(cache=1 << 28, rows=32))
+
+
+ENGINES = [scripted, llama, mamba, chat, continued, claude, shown, vllm]
 SERVED = ("chat", "continued", "claude")  # over HTTP: tokens are the server's affair, so none can be banned
 MUTE = ("chat", "claude")  # and of these, protocols that cannot tell how likely a given answer is
 

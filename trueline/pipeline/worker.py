@@ -6,9 +6,9 @@ classes and functions by module and name, and values by their fields (`encode`, 
 handles anew and compares fingerprints before it does anything; what cannot be rebuilt (a stage of a notebook, a class
 inside a function) is refused before anything starts.
 
-The processes come from `accelerate launch`, so a user's accelerate configuration (FSDP, DeepSpeed) holds here too. The
-one that started them keeps the lock, shows the progress, and finishes the artefact; when it dies, however it dies, the
-workers see their standard input end and die with it.
+The processes come from `accelerate launch` and hold the whole model each; sharded parameters (FSDP, DeepSpeed) are not
+wired (docs/scale.md). The one that started them keeps the lock, shows the progress, and finishes the artefact; when it
+dies, however it dies, the workers see their standard input end and die with it.
 """
 
 from __future__ import annotations

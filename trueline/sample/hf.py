@@ -339,7 +339,7 @@ class Writer:
         groups = []
         for prompt, answers in zip(prompts, completions, strict=True):
             before = self.prompt_ids(prompt)
-            groups.append([trie.Sequence.of(before, _tokens_of(renderer, answer)) for answer in answers])
+            groups.append([trie.Sequence.of(before, tokens_of(renderer, answer)) for answer in answers])
         out: list[list[tuple[float, ...]]] = [[] for _ in groups]
         full = [index for index, group in enumerate(groups) if group]
         for part in trie.pack([groups[i] for i in full], self.machine.micro_tokens):
@@ -408,7 +408,8 @@ def check_heads(loaded: Loaded, name: str) -> None:
         )  # fmt: skip
 
 
-def _tokens_of(renderer: Any, completion: Completion) -> Sequence[int]:
+def tokens_of(renderer: Any, completion: Completion) -> Sequence[int]:
+    """A completion's own tokens where it carries them, else its text's."""
     if completion.tokens is not None:
         return completion.tokens
     return renderer.answer_ids(completion.text, ended=completion.stopped == "stop")

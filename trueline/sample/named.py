@@ -6,6 +6,7 @@
     engine("models/small"), engine("ORG/MODEL")  a Hugging Face folder or hub id, on this machine
     engine("openai:gpt-5.2?reasoning_effort=low&thinking=4096&omit=temperature,top_p,stop")      with settings
     engine("sft-8192ef8f")                       a policy of the store in force
+    engine("vllm:ORG/MODEL")                     any of the three, by vLLM
     engine(policy), engine(Scripted(...))        a policy's handle, or an engine: itself
 
 After a served model's name, ? and settings may follow: fields of the engine (`omit` as names with commas), and
@@ -37,7 +38,10 @@ from trueline.store import Policy
 
 REASONING = re.compile(r"(o\d|gpt-([5-9]|\d\d))")
 THINKING = 4096
-FORMS = "openai:MODEL, anthropic:MODEL, http://HOST:PORT/v1#MODEL, a model folder, a policy of the store, or ORG/MODEL"
+FORMS = (
+    "openai:MODEL, anthropic:MODEL, http://HOST:PORT/v1#MODEL, a model folder, a policy of the store, or ORG/MODEL "
+    "(with vllm: in front, by vLLM)"
+)
 
 
 def engine(
@@ -70,6 +74,10 @@ def engine(
         if service == "openai" and REASONING.match(model) and "-chat" not in model:
             settings = {"omit": ("temperature", "top_p", "stop"), "thinking": THINKING} | settings
         return _made(OpenAI if service == "openai" else Anthropic, model, connection or Connection(), settings, where)
+    if service == "vllm" and rest:
+        from trueline.sample.vllm import VLLM
+
+        return VLLM(_local(rest, where, known).policy)
     return _local(named, where, known)
 
 
@@ -117,7 +125,7 @@ def _settings(text: str, where: str) -> tuple[str, dict[str, Any]]:
     return model.strip(), settings | ({"extra": extra} if extra else {})
 
 
-def _local(named: str, where: str, known: Mapping[str, Engine] | None) -> Engine:
+def _local(named: str, where: str, known: Mapping[str, Engine] | None) -> HF:
     for folder in (Path(named).expanduser(), store.current().root / Policy.kind / named):
         if (folder / "pointer.json").is_file():
             return HF(pretrained(json.loads((folder / "pointer.json").read_bytes())["path"]))
