@@ -17,6 +17,7 @@ Shape suffixes: N conversations, D hidden width.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -276,14 +277,15 @@ def askable(renderer: Renderer) -> list[tuple[Message, ...]]:
 
 
 def probed(opened: Any) -> Any:
-    """rewards_NH of the probes, each closed."""
+    """rewards_NH of the probes, each closed; in float32, on a machine that would compute in bfloat16 too."""
+    from trueline import machine as machines
     from trueline import trie
 
     sequences = []
     for messages in askable(opened.renderer):
         prompt = opened.renderer.prompt_ids(messages[:-1])
         sequences.append(trie.Sequence.of(prompt, opened.renderer.answer_ids(messages[-1].content, True)))
-    return rewards(opened, sequences)
+    return rewards(opened, sequences, dataclasses.replace(machines.current(), precision="fp32"))
 
 
 def logits(folder: Path) -> list[float]:
