@@ -130,8 +130,8 @@ def almost(
     held_out: int = 400,
     n: int = 4,
     kl: float = 0.1,
-    early: int = 10,
-    iterations: int = 40,
+    early: int = 8,
+    iterations: int = 24,
     seed: int = 0,
 ) -> Report:
     """Align a model of the town without any judge: by contrast, a reward model, self-play, SFT and PPO.
