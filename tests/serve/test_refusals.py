@@ -130,6 +130,7 @@ def test_a_client_that_leaves_gives_its_rows_back(server, stream):
     assert server.until("trueline_rows", 0, 5) and server.until("trueline_requests_in_flight", 0, 5)
     assert time.monotonic() - began < 2
     assert server.meter("trueline_disconnects_total") == left + 1
+    assert server.meter(f'trueline_requests_total{{route="{CHAT}",status="500"}}') == 0
 
 
 def test_a_slow_loris_is_shown_out(server):
@@ -166,7 +167,7 @@ def test_a_slow_second_request_of_a_connection_is_shown_out_too(server):
 
 @pytest.fixture(scope="module")
 def strict(folders):
-    words = ("--limits.queue", "32", "--limits.timeout", "5", "--limits.max-tokens", "8000", "--limits.candidates", "8")
+    words = ("--limits.queue", "32", "--limits.timeout", "8", "--limits.max-tokens", "8000", "--limits.candidates", "8")
     with running(folders / "bare", *words, key="first, second".replace(" ", "")) as found:
         yield found
 
@@ -187,7 +188,7 @@ def test_only_who_shows_a_key_is_let_in(strict):
 def test_two_hundred_clients_at_once_on_a_queue_of_32(strict):
     """Whoever finds no place hears so at once, and when to come again; who has one is answered."""
     statuses, waits, lock = Counter(), [], threading.Lock()
-    body = {"messages": ASKED, "max_tokens": 150, "min_tokens": 150}
+    body = {"messages": ASKED, "max_tokens": 40, "min_tokens": 40}
 
     def ask():
         status, reply, headers = strict.ask(CHAT, body, key="first")
@@ -197,15 +198,15 @@ def test_two_hundred_clients_at_once_on_a_queue_of_32(strict):
                 waits.append(int(headers["retry-after"]))
                 assert reply["error"]["type"] == "rate_limit_error" and reply["error"]["code"] == "queue_full"
             elif status == 200:
-                assert reply["usage"]["completion_tokens"] == 150
+                assert reply["usage"]["completion_tokens"] == 40
 
     crew = [threading.Thread(target=ask) for _ in range(200)]
     for one in crew:
         one.start()
     for one in crew:
         one.join()
-    assert sum(statuses.values()) == 200 and set(statuses) <= {200, 429, 504}
-    assert statuses[200] >= 32 and statuses[429] and all(1 <= wait <= 60 for wait in waits)
+    assert sum(statuses.values()) == 200 and set(statuses) == {200, 429}
+    assert statuses[200] >= 32 and all(1 <= wait <= 60 for wait in waits)
     assert strict.until("trueline_requests_in_flight", 0)
     assert strict.ask(CHAT, {"messages": ASKED, "max_tokens": 4}, key="first")[0] == 200
 
@@ -228,7 +229,7 @@ def test_what_takes_too_long_ends(strict):
 def test_sigterm_lets_answers_finish(strict):
     """A stream under way is carried to its end, nobody new is let in, and the process ends well."""
     raw = strict.socket(
-        post(CHAT, {"messages": ASKED, "max_tokens": 700, "min_tokens": 700, "stream": True}).replace(
+        post(CHAT, {"messages": ASKED, "max_tokens": 250, "min_tokens": 250, "stream": True}).replace(
             b"Host: x", b"Host: x\r\nAuthorization: Bearer first"
         )
     )

@@ -114,6 +114,8 @@ async def body(request: Request, desk: Desk) -> bytes:
                         found.clear()
                     else:
                         found += chunk
+    except ClientDisconnect:
+        raise Refused(499, "The client left.") from None
     except TimeoutError:
         seconds = f"{desk.limits.patience:g} seconds"
         raise Refused(408, f"The request did not arrive within {seconds}.", code="too_slow") from None
@@ -147,7 +149,7 @@ async def in_time(request: Request, desk: Desk, work: Awaitable[Any]) -> Any:
             return task.result()
         if left.done():
             desk.meters.gone.inc()
-            raise ClientDisconnect
+            raise Refused(499, "The client left.")
         raise overdue(desk)
     finally:
         for each in (task, left):

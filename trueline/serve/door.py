@@ -12,7 +12,6 @@ import logging
 import time
 from typing import Any
 
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -82,8 +81,6 @@ def counted(app: ASGIApp, meters: Meters, routes: tuple[str, ...]) -> ASGIApp:
 
         try:
             await app(scope, receive, heard)
-        except ClientDisconnect:
-            status = status or 499
         except Exception:
             log.exception("%s %s broke", scope["method"], scope["path"])
             if not status:
