@@ -66,6 +66,24 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path):
             assert two[0].get(name) == pytest.approx(one[0].get(name), abs=1e-4)
 
 
+@pytest.mark.slow
+def test_four_processes_give_it_too(tmp_path):
+    """Pairs in steps of four, one for each process; the last step of an epoch leaves three without any."""
+    start = models.pretrained(folders.folder(tmp_path / "tiny"))
+    policy = train(start, Pairs(town(9)), DPO(), lr=1e-3, batch_size=4)
+    found = []
+    for processes in (1, 4):
+        machine = Machine(device="cpu", processes=processes, threads=1, micro_tokens=200)
+        make(policy, store=tmp_path / str(processes), machine=machine)
+        found.append(logged(policy, tmp_path / str(processes)))
+    (one, weights), (four, others) = found
+    for name in ("loss", "grad_norm", "rewards/margin"):
+        assert [row[name] for row in four] == pytest.approx([row[name] for row in one], rel=1e-4, abs=1e-5)
+    assert [row["tokens"] for row in four] == [row["tokens"] for row in one]
+    for name in weights:
+        assert (others[name] - weights[name]).norm() <= 1e-3 * weights[name].norm(), name
+
+
 class Priced:
     def __init__(self, cost):
         self.cost = cost
