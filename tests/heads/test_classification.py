@@ -237,4 +237,6 @@ def test_the_town_s_model_comes_out_too(tmp_path):
     reward = pretrained(tmp_path / "policy")
     written = as_classifier(reward)
     assert by_transformers(make(written).folder) == pytest.approx(read(reward), abs=1e-5)
+    with pytest.raises(UserError, match=r"it has no heads.*from_classifier makes a policy of it"):
+        Reward(written)(policies.groups())
     assert read(make(from_classifier(written))) == pytest.approx(read(reward), abs=1e-5)

@@ -364,7 +364,13 @@ def rewards(loaded: Loaded, sequences: Sequence[trie.Sequence], machine: Machine
 def require(loaded: Loaded) -> Heads:
     """The heads of an opened policy. Raises `UserError` where it has none."""
     if loaded.heads is None:
+        from trueline.heads.classification import is_classifier
+
         cure = "Train some: train(..., DPH(), head=Head()), or a reward model with BradleyTerry()."
+        if is_classifier(loaded.folder):
+            cure = (
+                "It is a classifier of transformers: Classifier(folder) reads it, from_classifier makes a policy of it."
+            )
         raise UserError(f'policy "{loaded.folder}"', "it has no heads", "a policy trained with a head", cure)
     return loaded.heads
 
