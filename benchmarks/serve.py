@@ -2,8 +2,9 @@
 
 Both sides serve the same folder on one thread and are asked the same town's questions by the same client. With one
 answer per request each side is asked once. With eight candidates ours is asked once (`best_of`, ranked by the policy's
-preference head), and the peer eight times at once, by a client that then ranks for itself; its ranking is not counted.
-The peer runs as it is started, and with its continuous batching; the faster of the two is the peer.
+preference head), and the peer eight times, in turn or at once, by a client that then ranks for itself; its ranking is
+not counted. The peer runs as it is started, and with its continuous batching; the faster of the two is the peer. Beside
+the wall's clock stand the CPU seconds of the server's process, which say more on a machine that others use.
 
     python -m benchmarks.serve              the race
     python -m benchmarks.serve --soak 10000     a soak of ours: 2 % malformed requests, 2 % clients that leave
@@ -103,8 +104,16 @@ def ask(port: int, path: str, body: Any, connection: Any = None) -> tuple[int, b
     """Status and body of one request."""
     used = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     sent = body if body is None or isinstance(body, bytes) else json.dumps(body)
-    used.request("GET" if body is None else "POST", path, sent, {"Content-Type": "application/json"})
-    reply = used.getresponse()
+    for last in (False, True):
+        try:
+            used.request("GET" if body is None else "POST", path, sent, {"Content-Type": "application/json"})
+            reply = used.getresponse()
+            break
+        except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+            # A connection that waited for others of its request was closed as idle: a new one is opened.
+            used.close()
+            if last:
+                raise
     said = reply.read()
     if connection is None:
         used.close()
@@ -113,13 +122,14 @@ def ask(port: int, path: str, body: Any, connection: Any = None) -> tuple[int, b
 
 @dataclass(frozen=True)
 class Load:
-    """`requests` requests by `clients` clients, `calls` calls at once for each."""
+    """`requests` requests by `clients` clients, `calls` calls for each, in turn or at once."""
 
     port: int
     clients: int
     requests: int
     calls: int
     body: dict[str, Any]
+    turn: bool = False
 
     def run(self) -> dict[str, Any]:
         """Seconds in all, those of each request, and the tokens that were written for it."""
@@ -128,8 +138,9 @@ class Load:
         tokens: list[int] = []
 
         def client() -> None:
-            lines = [http.client.HTTPConnection("127.0.0.1", self.port, timeout=600) for _ in range(self.calls)]
-            with ThreadPoolExecutor(self.calls) as pool:
+            at_once = 1 if self.turn else self.calls
+            lines = [http.client.HTTPConnection("127.0.0.1", self.port, timeout=600) for _ in range(at_once)]
+            with ThreadPoolExecutor(at_once) as pool:
                 while True:
                     with lock:
                         number = next(left, None)
@@ -138,7 +149,7 @@ class Load:
                     began = time.perf_counter()
                     messages = [{"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]}]
                     bodies = [{**self.body, "messages": messages, "seed": 8 * number + i} for i in range(self.calls)]
-                    calls = zip(lines, bodies, strict=True)
+                    calls = zip(lines * (self.calls // at_once), bodies, strict=True)
                     replies = list(pool.map(lambda call: ask(self.port, CHAT, call[1], call[0]), calls))
                     if any(status != 200 for status, _ in replies):
                         raise SystemExit(f"port {self.port} said {replies[0]}")
@@ -201,15 +212,18 @@ class Case:
     requests: int
     candidates: int
     quick: bool = False
+    turn: bool = False
 
     @property
     def name(self) -> str:
-        return f"n={self.candidates}, {self.clients} client{'s' if self.clients > 1 else ''}"
+        how = "" if self.candidates == 1 else ", the peer asked in turn" if self.turn else ", the peer asked at once"
+        return f"n={self.candidates}, {self.clients} client{'s' if self.clients > 1 else ''}{how}"
 
 
 CASES = (
-    Case(1, 8, 1, quick=True), Case(8, 32, 1, quick=True), Case(32, 64, 1), Case(1, 4, CANDIDATES, quick=True),
-    Case(8, 16, CANDIDATES), Case(32, 32, CANDIDATES),
+    Case(1, 8, 1, quick=True), Case(8, 32, 1, quick=True), Case(32, 64, 1), Case(1, 4, CANDIDATES, turn=True),
+    Case(8, 8, CANDIDATES, turn=True), Case(1, 4, CANDIDATES, quick=True), Case(8, 8, CANDIDATES),
+    Case(32, 32, CANDIDATES),
 )  # fmt: skip
 OURS, PEER, BATCHING = "ours", "transformers serve", "transformers serve --continuous-batching"
 DRAW = {"max_tokens": TOKENS, "temperature": 1.0}
@@ -221,7 +235,9 @@ def sampled(folder: Path) -> str:
     return json.dumps(own | {"do_sample": True, "top_k": 0, "top_p": 1.0, "max_new_tokens": TOKENS})
 
 
-def race(case: Case, asker: Client, ports: dict[str, int], config: str, repeats: int) -> harness.Result:
+def race(
+    case: Case, asker: Client, ports: dict[str, int], pids: dict[str, int], config: str, repeats: int
+) -> harness.Result:
     """One case, in turn; the slower setting of the peer leaves after two rounds."""
     bodies: dict[str, dict[str, Any]] = {name: DRAW | {"generation_config": config} for name in ports}
     bodies[OURS] = dict(DRAW)
@@ -229,12 +245,16 @@ def race(case: Case, asker: Client, ports: dict[str, int], config: str, repeats:
         bodies[OURS] = DRAW | {"best_of": case.candidates, "rank_by": "head"}
     took: dict[str, list[float]] = {name: [] for name in ports}
     tokens: dict[str, list[int]] = {name: [] for name in ports}
+    cpu: dict[str, list[float]] = {name: [] for name in ports}
 
     def contestant(name: str) -> harness.Contestant:
-        load = Load(ports[name], case.clients, case.requests, 1 if name == OURS else case.candidates, bodies[name])
+        calls = 1 if name == OURS else case.candidates
+        load = Load(ports[name], case.clients, case.requests, calls, bodies[name], case.turn and name != OURS)
 
         def run() -> float:
+            began = computed(pids[name])
             found = asker.run(load)
+            cpu[name].append((computed(pids[name]) - began) / case.requests)
             took[name] += found["took"]
             tokens[name] += found["tokens"]
             return float(found["seconds"])
@@ -245,8 +265,16 @@ def race(case: Case, asker: Client, ports: dict[str, int], config: str, repeats:
     peers = [name for name in ports if name != OURS and len(seconds[name]) == repeats]
     best = min(peers, key=lambda name: statistics.median(seconds[name]))
     ratio, low, high = harness.ratios(seconds[OURS], seconds[best])
-    told = "; ".join(f"{name}: {figures(case, seconds[name], took[name], tokens[name])}" for name in (OURS, best))
-    return harness.Result(case.name, ratio, low, high, best, None, f"{case.requests} requests", told)
+    told = [f"{name}: {figures(case, seconds[name], took[name], tokens[name])}" for name in (OURS, best)]
+    mine, theirs = (statistics.median(cpu[name][1:]) for name in (OURS, best))
+    told.append(f"CPU seconds of the server: {1000 * mine:.0f} and {1000 * theirs:.0f} ms, ratio {theirs / mine:.2f}")
+    return harness.Result(case.name, ratio, low, high, best, None, f"{case.requests} requests", "; ".join(told))
+
+
+def computed(pid: int) -> float:
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def figures(case: Case, seconds: list[float], took: list[float], tokens: list[int]) -> str:
@@ -261,13 +289,15 @@ def bench(options: harness.Options) -> Iterator[harness.Result]:
     ports = {OURS: 8141, PEER: 8142, BATCHING: 8143}
     with contextlib.ExitStack() as stack:
         folder = with_head(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "policy", "tiny")
-        stack.enter_context(serving(ours(folder, ports[OURS]), ports[OURS]))
-        stack.enter_context(serving(peer(folder, ports[PEER]), ports[PEER]))
-        stack.enter_context(serving(peer(folder, ports[BATCHING], "--continuous-batching"), ports[BATCHING]))
+        commands = {
+            OURS: ours(folder, ports[OURS]), PEER: peer(folder, ports[PEER]),
+            BATCHING: peer(folder, ports[BATCHING], "--continuous-batching"),
+        }  # fmt: skip
+        pids = {name: stack.enter_context(serving(c, ports[name])).pid for name, c in commands.items()}
         asker = stack.enter_context(Client())
         for case in CASES:
             if (case.quick or not options.quick) and options.wants(case.name):
-                yield race(case, asker, ports, sampled(folder), options.repeats)
+                yield race(case, asker, ports, pids, sampled(folder), options.repeats)
 
 
 # --- the soak --------------------------------------------------------------------------------------------------------

@@ -212,12 +212,16 @@ def test_two_hundred_clients_at_once_on_a_queue_of_32(strict):
 
 
 def test_what_takes_too_long_ends(strict):
-    """A whole answer gets a status, a stream, whose status has gone out by then, an error as its last event."""
+    """A whole answer gets a status; a stream, whose status has gone out by then, an error as its last event; and who
+    never reads a stream, so that its events fill what the connection holds, is not waited for."""
     body = {"messages": ASKED, "max_tokens": 8000, "min_tokens": 8000}
-    with ThreadPoolExecutor(2) as pool:
-        whole, stream = pool.map(
-            lambda of: strict.ask(CHAT, body | of, key="first"), ({"best_of": 8}, {"stream": True})
-        )
+    with ThreadPoolExecutor(2) as pool, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", strict.port))
+        deaf.sendall(post(CHAT, body | {"stream": True}).replace(b"Host: x", b"Host: x\r\nAuthorization: Bearer first"))
+        sent = ({"best_of": 8}, {"stream": True})
+        whole, stream = pool.map(lambda of: strict.ask(CHAT, body | of, key="first"), sent)
+        assert strict.until("trueline_requests_in_flight", 0)
     assert whole[0] == 504 and whole[1]["error"]["type"] == "timeout_error"
     assert stream[0] == 200 and '"code":"timeout"' in stream[1].splitlines()[-2]
     assert strict.until("trueline_rows", 0)

@@ -68,7 +68,7 @@ def test_a_text_is_gone_on_from(client):
 
 def test_models_say_what_they_can(client):
     cards = {card.id: card.model_extra for card in client.models.list()}
-    assert list(cards) == ["ranker", "bare", "judge"]
+    assert list(cards) == ["ranker", "bare", "layered", "judge"]
     assert cards["ranker"]["heads"] == ["reward", "tone"] and cards["bare"]["heads"] == []
     assert cards["bare"]["context"] == 8192 and not cards["judge"]["answers"]
     assert client.models.retrieve("bare").id == "bare"
@@ -143,6 +143,17 @@ def test_rewards_of_given_conversations_are_those_of_the_heads(server):
     )
     single = server.ask("/v1/rewards", {"model": "ranker", "messages": conversations[0]})[1]
     assert set(single["data"][0]["rewards"]) == {"reward", "tone"}
+
+
+def test_a_head_that_decoding_cannot_read_ranks_by_a_pass(server):
+    """It reads a layer, which the states of decoding do not show."""
+    body = {"model": "layered", "messages": ASKED, "best_of": 4, "max_tokens": 8, "seed": 2, "candidates": True}
+    reply = server.ask("/v1/chat/completions", body)[1]["trueline"]
+    rewards = [c["scores"]["layered/deep"] for c in reply["candidates"]]
+    assert reply["by"] == "layered/deep" and rewards == sorted(rewards, reverse=True) and len(set(rewards)) > 1
+    conversations = [[*ASKED, {"role": "assistant", "content": c["text"]}] for c in reply["candidates"]]
+    read = server.ask("/v1/rewards", {"model": "layered", "conversations": conversations})[1]["data"]
+    assert [row["rewards"]["deep"] for row in read] == pytest.approx(rewards, abs=1e-4)
 
 
 # --- conditions ------------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Asked:
     @property
     def param(self) -> str:
         """The field that holds what is asked."""
-        return "prompt" if isinstance(self.body, wire.Completion) else "messages"
+        return _field(self.body)
 
     @property
     def ranks(self) -> bool:
@@ -115,7 +115,7 @@ class Desk:
         served = self.house.writer(body.model)
         prompt = body.prompt()
         raw = isinstance(body, wire.Completion) and served.loaded.renderer.style != "plain"
-        served.check_size(sum(len(m.content.strip()) for m in prompt.messages), "prompt" if raw else "messages")
+        served.check_size(sum(len(m.content.strip()) for m in prompt.messages), _field(body))
         by, signed = self.house.ranking(served, body.rank_by, body.head, raw)
         condition = None if body.condition is None else served.asking.rendered(body.condition, prompt)
         banned = served.asking.banned if condition else ()
@@ -279,6 +279,10 @@ def _add(scores: list[dict[str, float | None]], names: list[str], rows: Any) -> 
     """Note what readers of these names said."""
     for into, row in zip(scores, rows, strict=True):
         into.update(dict.fromkeys(names) if row is None else zip(names, row, strict=True))
+
+
+def _field(body: wire.Body) -> str:
+    return "prompt" if isinstance(body, wire.Completion) else "messages"
 
 
 def _known(score: float | None) -> float:

@@ -304,7 +304,12 @@ class Stream(Response):
                         await event(self._chunk({"content": piece} if self.chat else piece))
             await event(b"[DONE]")
         except TimeoutError:
-            await event(overdue(self.desk).body)
+            # Whoever does not read cannot be told either, and must not be waited for.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await event(overdue(self.desk).body)
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         except Refused as refused:
             logged(refused)
             await event(refused.body)
