@@ -24,6 +24,7 @@ from trueline.feedback.shape import WellFormed
 from trueline.models import pretrained
 from trueline.prompts.follow_up import NextTurn
 from trueline.prompts.invent import FewShot
+from trueline.prompts.take import without
 from trueline.recipes._setups import OFFLINE
 from trueline.sample.hf import HF
 from trueline.sample.named import engine
@@ -140,10 +141,11 @@ def in_town(
         early=early,
         iterations=iterations,
     )
-    asked = partial(world.prompts, split="train")
+    asked = world.prompts(prompts, seed=seed, split="train", label="asked")
+    others = world.prompts(fresh, seed=seed + 1, split="train", label="others")
     return Study(
-        world.base(base), tuple(generator(*one) for one in order), asked(prompts, seed=seed, label="asked"),
-        asked(fresh, seed=seed + 1, label="fresh"), world.prompts(apart, seed=seed, split="valid", label="apart"),
+        world.base(base), tuple(generator(*one) for one in order), asked, without(others, asked, label="fresh"),
+        world.prompts(apart, seed=seed, split="valid", label="apart"),
         world.prompts(held_out, seed=seed, split="test", label="held-out"), world.Gold(), amounts,
         Compare(by=world.Oracle(seed=seed)), seed=seed,
     )  # fmt: skip

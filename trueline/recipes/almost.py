@@ -142,7 +142,7 @@ def almost(
     Args:
         base: who is trained, as reward model, by SFT and by PPO.
         prompts: questions that the generators answer, and that self-play begins with.
-        fresh: other questions, for PPO.
+        fresh: questions for PPO, less those that are asked before.
         apart: other questions, on which the reward model is read.
         held_out: other questions, on which everybody is judged.
         n: candidates for every turn of self-play.
