@@ -26,7 +26,7 @@ class Runtime:
 class Ray(Runtime):
     """A Ray cluster that the shards of `draw` and `judge` are spread over; all its nodes see the store's folder.
 
-    address: of the cluster ("auto": the one this machine belongs to); "" starts one on this machine, for this run.
+    address: of the cluster ("auto": the one this machine belongs to); "" starts one on this machine, for each stage.
     workers: processes that make shards, each with its own copy of the engine or critic; 0: none, shards are made here.
     cpus: cores that Ray keeps for each worker. gpus: GPUs that it keeps for each.
     """

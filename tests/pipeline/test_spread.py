@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 
 import pytest
 
@@ -85,9 +86,33 @@ def test_a_shard_that_kills_twice_stops_the_run_and_a_refusal_arrives_as_it_is(c
 
 
 def test_what_cannot_travel_is_refused_before_anything_starts(tmp_path):
-    def here(text: str) -> float:
-        return 0.0
+    @dataclasses.dataclass(frozen=True)
+    class Local:
+        folder: str = ""
+        name = "local"
 
-    with using(tmp_path / "store"), pytest.raises(UserError):
-        drawn = draw(world.Teacher(), world.prompts(2, seed=0), Sampling())
-        make(judge(drawn, Rule(here)), machine=SPREAD)
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def generate(self, prompts, sampling):
+            return []
+
+        def logprobs(self, prompts, completions):
+            return []
+
+    with using(tmp_path / "store"), pytest.raises(UserError, match="defined inside a function"):
+        make(draw(Local(), world.prompts(2, seed=0), Sampling()), machine=SPREAD)
+
+
+def test_without_ray_the_cure_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with using(tmp_path / "store"), pytest.raises(UserError, match="Ray is not installed"):
+        make(draw(world.Teacher(), world.prompts(2, seed=0), Sampling()), machine=SPREAD)
+
+
+def test_negative_workers_are_refused():
+    with pytest.raises(ValueError, match="workers is -1"):
+        Ray(workers=-1)

@@ -1,5 +1,6 @@
 """Recipes as graphs of stages: `stages` makes them, `planning` explains before anything is spent, `runs` links what was
-made, `worker` makes one artefact in processes of its own, `loading` finds a recipe by name.
+made, `worker` makes one artefact in processes of its own, `spread` its shards on a Ray cluster, `memory` says what that
+will hold, `loading` finds a recipe by name.
 """
 
 from trueline.pipeline.planning import (

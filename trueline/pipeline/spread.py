@@ -44,8 +44,13 @@ def spread(work: Work) -> Any:
     def over(spans: Sequence[Span], make: Make) -> Iterator[tuple[int, Made]]:
         if not spans:
             return
+        here = dataclasses.replace(machine, ray=Ray())
+        spec = {
+            **encode(artifact), "store": str(stores.current().root), "machine": dataclasses.asdict(here),
+            "scratch": str(work.scratch),
+        }  # fmt: skip
         with cluster(machine.ray) as ray:
-            yield from _finished(ray, artifact, machine, spans, work.scratch)
+            yield from _finished(ray, artifact.name, machine.ray, spans, spec)
 
     return over
 
@@ -77,20 +82,14 @@ def cluster(wanted: Ray) -> Iterator[Any]:
 
 
 def _finished(
-    ray: Any, artifact: Artifact, machine: Machine, spans: Sequence[Span], scratch: Path
+    ray: Any, name: str, asked: Ray, spans: Sequence[Span], spec: Mapping[str, Any]
 ) -> Iterator[tuple[int, Made]]:
     from ray.exceptions import RayActorError
     from ray.util import ActorPool
 
-    here = dataclasses.replace(machine, ray=Ray())
-    spec = {
-        **encode(artifact), "store": str(stores.current().root), "machine": dataclasses.asdict(here),
-        "scratch": str(scratch),
-    }  # fmt: skip
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # what the recipe could import, a worker can
     names = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HOME")
     variables = {"PYTHONPATH": path, **{name: os.environ[name] for name in names if name in os.environ}}
-    asked = machine.ray
     kind = ray.remote(Maker).options(
         num_cpus=asked.cpus, num_gpus=asked.gpus, max_restarts=len(spans), max_task_retries=1,
         runtime_env={"env_vars": variables},
@@ -104,7 +103,7 @@ def _finished(
             yield index, made
     except RayActorError as error:
         got = "the workers that made a shard died, the one that made it again too"
-        raise UserError(f"making {artifact.name} with Ray", got, "", "Look into Ray's logs for why.") from error
+        raise UserError(f"making {name} with Ray", got, "", "Look into Ray's logs for why.") from error
     finally:
         for actor in actors:
             ray.kill(actor)
