@@ -22,7 +22,7 @@ def test_a_small_tour_ends_in_a_table_and_a_page_and_is_never_made_twice(tmp_pat
         assert {p.name for p in report.path.iterdir()} >= {"report.json", "report.html", "table.txt", "record.json"}
         found = result_of(report)
         assert [arm.name for arm in found.arms] == [
-            "base", "SFT", "DPO", "DPH", "best of 4", "Quark", "ALT-RM", "ALT-LMC", "ALT-LMU",
+            "base", "SFT", "DPO", "DPH", "best of 4", "Quark", "ALT-RM", "ALT-LMC", "ALT-LMU", "self-play", "ALMoST",
         ]  # fmt: skip
         assert all(arm.answers.score.n == 12 for arm in found.arms)
         assert found.arm("SFT").kl.mean == 0  # a policy's drift from itself, over 12 prompts

@@ -19,8 +19,10 @@ from trueline.evaluate.duel import duel
 from trueline.evaluate.report import Arm, report
 from trueline.evaluate.rounds import rounds
 from trueline.heads import Head
+from trueline.recipes import almost
 from trueline.recipes._rounds import arm, course
 from trueline.recipes._setups import GRADES, Method, small, town
+from trueline.recipes._study import in_town
 from trueline.recipes._town import Materials
 from trueline.recipes.quark import learn
 from trueline.sample.draw import draw
@@ -79,6 +81,10 @@ def tour(
     candidates = draw(HF(both, heads=True), of.questions, Sampling(n=n, seed=seed), label="candidates")
     kept = best(candidates, f"{both.name}/", n)
 
+    # No teacher and no critic: by contrast of what the pretrained models write, on an eighth of the prompts.
+    study = in_town(base, max(8, prompts // 8), max(8, prompts // 4), 1, held_out, samples, 0.1, 8, 8, seed)
+    contrast = almost.learn(study)
+
     taught = of.arm("SFT", of.sft)
     asked = {name: (town(of, method, budget), condition) for name, method, condition in ASKED}
     learned = {name: learn(setup, condition, name.lower()) for name, (setup, condition) in asked.items()}
@@ -89,6 +95,8 @@ def tour(
         of.arm("DPH", both),
         Arm(f"best of {n}", of.graded(kept, "best"), both),
         *(arm(asked[name][0], name, steps[-1], courses[name].samples[-1], of.sft) for name, steps in learned.items()),
+        of.arm("self-play", contrast.taught),
+        of.arm("ALMoST", contrast.tuned[0]),
     )
     duels = tuple(
         duel(other.samples, taught.samples, of.impartial, label=f"{other.samples.label}-vs-SFT") for other in others
