@@ -11,7 +11,7 @@ import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,6 +25,9 @@ from trueline.serve.meters import Meters
 from trueline.serve.policies import LOGPROB, House, Served, too_long
 from trueline.serve.wire import By, Refused
 from trueline.serve.worker import Worker
+
+if TYPE_CHECKING:
+    from trueline.sample.protocol import Order
 
 
 @dataclass(frozen=True)
@@ -218,16 +221,19 @@ class Ticket:
             failed=lambda error: self._tell(self._settle, None, broke(error)),
             grown=(lambda piece: self._tell(self.pieces.put_nowait, piece)) if self.grows else None,
         )  # fmt: skip
-        self.desk.worker.do(self._add)
+        placed = self.order
+        self.desk.worker.do(lambda: self._add(placed))
         return self
 
     def __exit__(self, *error: Any) -> None:
+        # An order and its ticket know each other: parted here, they need not wait for a collection of garbage.
+        order, live = self.order, self.asked.served.live
+        del self.order
         # Whoever waits for `done` and is cancelled takes it along.
         if self.done.cancelled() or not self.done.done():
             self.done.cancel()
-            assert self.asked.served.live is not None
-            live = self.asked.served.live
-            self.desk.worker.do(lambda: live.drop(self.order))
+            assert live is not None
+            self.desk.worker.do(lambda: live.drop(order))
         else:
             self.done.exception()  # seen, whoever waits for it
 
@@ -243,9 +249,9 @@ class Ticket:
                 self.done.set_exception(error)
         self.pieces.put_nowait(None)
 
-    def _add(self) -> None:
+    def _add(self, order: Order) -> None:
         """In the worker: render the prompt, see what room it leaves, and let it wait for rows."""
-        asked, live, order = self.asked, self.asked.served.live, self.order
+        asked, live = self.asked, self.asked.served.live
         assert live is not None
         try:
             if asked.raw:
