@@ -25,7 +25,7 @@ KINDS = {kind.__name__: kind for kind in (QuantileTokens, QuantilePhrases, Label
 
 
 @dataclass(frozen=True)
-class Asking:
+class WaysToAsk:
     """How a policy is asked for an answer of a kind.
 
     condition: what it was trained on, if that is known. said: what stands for "best" and "worst" instead, where the
@@ -65,7 +65,7 @@ class Asking:
         return str(dataclasses.replace(asks, target=target).ask(prompt))
 
 
-def found(folder: Path, best: str = "", worst: str = "") -> Asking:
+def found(folder: Path, best: str = "", worst: str = "") -> WaysToAsk:
     """The condition of the policy in `folder`; of one that was not trained on any, and without `best` and `worst`,
     none."""
     said = {name: text for name, text in (("best", best), ("worst", worst)) if text}
@@ -74,7 +74,7 @@ def found(folder: Path, best: str = "", worst: str = "") -> Asking:
         view = record["inputs"]["view"]
         condition = _value(view["condition"])
     except (OSError, ValueError, KeyError, TypeError):
-        return Asking(said=said)
+        return WaysToAsk(said=said)
     sentences = {}
     if isinstance(condition, Critiques):
         groups = _last_round(folder, record, view)
@@ -83,7 +83,7 @@ def found(folder: Path, best: str = "", worst: str = "") -> Asking:
                 sentences[name] = condition.exemplars.texts
             elif groups:
                 sentences[name] = dataclasses.replace(condition, target=target).chosen(groups)
-    return Asking(condition, said, sentences)
+    return WaysToAsk(condition, said, sentences)
 
 
 def _value(form: Any) -> Any:

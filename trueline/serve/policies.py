@@ -13,7 +13,7 @@ from trueline.errors import UserError, closest
 from trueline.machine import Machine
 from trueline.records import Message
 from trueline.serve import conditions
-from trueline.serve.conditions import Asking
+from trueline.serve.conditions import WaysToAsk
 from trueline.serve.wire import By, Refused
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Served:
     loaded: Loaded
     machine: Machine
     live: Live | None = None
-    asking: Asking = field(default_factory=Asking)
+    asking: WaysToAsk = field(default_factory=WaysToAsk)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
