@@ -91,11 +91,17 @@ class Handler(BaseHTTPRequestHandler):
             o.times.append(time.monotonic())
             o.in_flight += 1
             o.most_in_flight = max(o.most_in_flight, o.in_flight)
+        self.asking = True
         try:
             self.answer(o, body)
         finally:
-            with o.lock:
-                o.in_flight -= 1
+            self.over()
+
+    def over(self):
+        """One less in flight, once per request: said before the client can know and send the next."""
+        with self.owner.lock:
+            self.owner.in_flight -= self.asking
+            self.asking = False
 
     def answer(self, o, body):
         if o.key and o.key not in self.headers.get("Authorization", ""):
@@ -110,6 +116,7 @@ class Handler(BaseHTTPRequestHandler):
             status, headers, said = (*fault, {"error": {"message": "injected"}})[:3]
             return self.send(status, said, headers)
         elif fault == "drop":
+            self.over()
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return None
@@ -134,6 +141,7 @@ class Handler(BaseHTTPRequestHandler):
         raw = (said if isinstance(said, str) else json.dumps(said)).encode()
         whole = len(raw)
         raw = raw[: whole // 2] if broken else raw
+        self.over()
         self.send_response(status)
         for name, value in {"Content-Type": kind, **(headers or {})}.items():
             self.send_header(name, value)
