@@ -6,15 +6,16 @@ import trueline
 
 SNAPSHOT = (
     "Message Prompt Completion Feedback Preference Group UserError File Store Prompts Groups Policy Logprobs Report "
-    "stage make Machine pretrained LoRA Head Last Layer WeightedSum AttentionPooler preferences ratings asked "
-    "toxicity_prompts tldr take without demonstrations invent vicuna annotated model_outputs QuantileTokens "
-    "QuantilePhrases Labels Attributes Critiques Exemplars asking Sampling Engine HF Scripted OpenAI Anthropic "
-    "Connection engine Shots Prompted draw Filters teach gather pooled Critic Comparer Verdict Rule Compare Annotator "
-    "ByGenerator WellFormed Reward LogProb Sampled Grade Critique Classifier Perspective Profanity Sentiment judge "
-    "All Best First Demonstrations Documents Pairs Rated Conditioned Everything PerClass PerPrompt extend SFT DPO "
-    "BradleyTerry DPH ORPO KLToReference Steer Sum ConditionalLM AdamW LaProp ParameterGroup score PPO GAE RLOO GRPO "
-    "online accuracy measure Likelihood PreferenceHead Generated TwoOrders PTrue scoreboard best climb select audit "
-    "reward_accuracy duel reviews leaderboard Contrast contrasts fluency qualities rounds control Arm report"
+    "stage make Machine Ray pretrained LoRA Head Last Layer WeightedSum AttentionPooler as_classifier from_classifier "
+    "preferences ratings asked toxicity_prompts tldr take without demonstrations invent vicuna annotated "
+    "model_outputs QuantileTokens QuantilePhrases Labels Attributes Critiques Exemplars asking Sampling Engine HF "
+    "VLLM Scripted OpenAI Anthropic Connection engine Shots Prompted AsUser draw Filters teach gather pooled "
+    "self_play Critic Comparer Verdict Rule Compare Annotator ByGenerator WellFormed Reward LogProb Sampled Grade "
+    "Critique Classifier Perspective Profanity Sentiment judge All Best First Demonstrations Documents Pairs Rated "
+    "Conditioned Everything PerClass PerPrompt extend SFT DPO BradleyTerry DPH ORPO KLToReference Steer Sum "
+    "ConditionalLM AdamW LaProp ParameterGroup score PPO GAE RLOO GRPO online snapshot accuracy measure Likelihood "
+    "PreferenceHead Generated TwoOrders PTrue scoreboard best climb select audit reward_accuracy Optimised "
+    "overoptimisation duel reviews leaderboard Contrast contrasts fluency qualities rounds control Arm report"
 )
 
 
