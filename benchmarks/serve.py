@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -243,7 +244,7 @@ def race(
     bodies[OURS] = dict(DRAW)
     if case.candidates > 1:
         bodies[OURS] = DRAW | {"best_of": case.candidates, "rank_by": "head"}
-    took: dict[str, list[float]] = {name: [] for name in ports}
+    took: dict[str, list[list[float]]] = {name: [] for name in ports}
     tokens: dict[str, list[int]] = {name: [] for name in ports}
     cpu: dict[str, list[float]] = {name: [] for name in ports}
 
@@ -255,7 +256,7 @@ def race(
             began = computed(pids[name])
             found = asker.run(load)
             cpu[name].append((computed(pids[name]) - began) / case.requests)
-            took[name] += found["took"]
+            took[name].append(found["took"])
             tokens[name] += found["tokens"]
             return float(found["seconds"])
 
@@ -265,7 +266,8 @@ def race(
     peers = [name for name in ports if name != OURS and len(seconds[name]) == repeats]
     best = min(peers, key=lambda name: statistics.median(seconds[name]))
     ratio, low, high = harness.ratios(seconds[OURS], seconds[best])
-    told = [f"{name}: {figures(case, seconds[name], took[name], tokens[name])}" for name in (OURS, best)]
+    kept = {name: list(itertools.chain(*took[name][1:])) for name in (OURS, best)}  # the first round is not counted
+    told = [f"{name}: {figures(case, seconds[name], kept[name], tokens[name])}" for name in kept]
     mine, theirs = (statistics.median(cpu[name][1:]) for name in (OURS, best))
     told.append(f"CPU seconds of the server: {1000 * mine:.0f} and {1000 * theirs:.0f} ms, ratio {theirs / mine:.2f}")
     return harness.Result(case.name, ratio, low, high, best, None, f"{case.requests} requests", "; ".join(told))
