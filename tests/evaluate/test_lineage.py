@@ -7,12 +7,13 @@ import pytest
 
 from tests.evaluate.study import marks, questions, study, written
 from trueline.errors import UserError
-from trueline.evaluate.lineage import cost, spent
+from trueline.evaluate.lineage import cost, spent, step
 from trueline.evaluate.report import Arm, report
 from trueline.evaluate.results import Cost, Result
 from trueline.evaluate.statistics import Interval
 from trueline.evaluate.table import draw
 from trueline.feedback.judge import judge
+from trueline.feedback.reward import Reward
 from trueline.feedback.rule import Rule
 from trueline.pipeline import Work, make, stage
 from trueline.store import Policy, using
@@ -59,6 +60,22 @@ def test_what_arms_took():
     assert msgspec.structs.replace(told["C"], seconds=0.0) == Cost(**expected)
     assert told["C"].oracle == 100 and told["C"].money == "$2.0400"
     assert cost(None) == Cost()
+
+
+@stage(Policy, name="read-by")
+def read_by(work: Work, critic: object) -> None:
+    """A policy that learned from 7 scores."""
+    (work.dir / "config.json").write_text("{}")
+    work.count("critic_calls", 7)
+
+
+def test_what_a_reward_model_read_is_no_question_to_anybody():
+    rater = paid_for(JUDGED, label="rater")
+    learned, graded = read_by(Reward(rater), label="learned"), read_by(Rule(marks), label="graded")
+    make(learned)
+    make(graded)
+    assert cost(learned).feedback == 90  # the rater's labels; its seven readings are beside the questions
+    assert step(learned).counts == {"readings": 7} and cost(graded).feedback == 7
 
 
 def test_money_that_nobody_knows_stays_unknown():

@@ -26,9 +26,17 @@ def step(artifact: Artifact) -> Step:
         kind=artifact.kind,
         parents=tuple(parent.name for parent in artifact.parents),
         seconds=record.get("seconds"),
-        counts=dict(record.get("counts", {})),
+        counts=_counts(artifact, record.get("counts", {})),
         record={name: value for name, value in record.items() if name not in ("counts", "seconds")},
     )
+
+
+def _counts(artifact: Artifact, counts: Mapping[str, int]) -> dict[str, int]:
+    """What was counted; what a policy of the lineage itself read (a reward model) is no question to anybody."""
+    told = dict(counts)
+    if isinstance(getattr(artifact.inputs.get("critic"), "policy", None), Policy) and "critic_calls" in told:
+        told["readings"] = told.pop("critic_calls")
+    return told
 
 
 def cost(*artifacts: Artifact | None) -> Cost:

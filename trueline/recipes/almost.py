@@ -12,7 +12,6 @@ Source: Kim et al. 2023 (arXiv 2305.13735); of self-play and PPO no code was rel
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +36,7 @@ from trueline.sample.served import Connection
 from trueline.store import File, Groups, Policy, Prompts, Report
 from trueline.train.objectives.bradley_terry import BradleyTerry
 from trueline.train.objectives.sft import SFT
+from trueline.train.online.snapshots import snapshot
 from trueline.train.online.stage import online
 from trueline.train.score import score
 from trueline.train.views import All, Demonstrations, Pairs
@@ -64,17 +64,12 @@ def learn(of: Study) -> Learned:
     reward = Reward(rater)
     played = play(of, of.prompts, reward, "played")
     taught = of.fit(of.start, Demonstrations(played), SFT(), label="sft", **how.sft)
-    pursue = partial(online, prompts=of.fresh, critic=reward, algorithm=how.ppo, reference=taught, watch=of.gold,
-                     long="drop")  # fmt: skip
-    tuned: list[Policy] = []
-    for number, iterations in enumerate((how.early, how.iterations - how.early)):
-        if iterations > 0:
-            # A part of its own draws other answers: the first one's would come again.
-            drawn = replace(how.online["sampling"], seed=of.seed + number)
-            settings = {**how.online, "sampling": drawn, "seed": of.seed + number}
-            begin = tuned[-1] if tuned else taught
-            tuned.append(pursue(begin, iterations=iterations, label=f"ppo-{number + 1}", **settings))
-    return Learned(compared, reward, played, taught, tuple(tuned))
+    early = (how.early,) if 0 < how.early < how.iterations else ()
+    tuned = online(
+        taught, of.fresh, reward, how.ppo, watch=of.gold, iterations=how.iterations, snapshots=early, long="drop",
+        seed=of.seed, label="ppo", **how.online,
+    )  # fmt: skip
+    return Learned(compared, reward, played, taught, (*(snapshot(tuned, n) for n in early), tuned))
 
 
 def play(of: Study, prompts: Prompts, reward: Reward, label: str) -> Groups:
@@ -100,7 +95,7 @@ def reported(of: Study, made: Learned) -> Report:
     names = ("PPO", "PPO, further")[: len(made.tuned)]
     arms = (
         arm(of, "start", of.start, made.taught),
-        Arm(of.tiers[0].name, of.graded(raw, "raw")),
+        Arm("best generator", of.graded(raw, "raw")),
         Arm("self-play", of.graded(best, "self-play")),
         arm(of, "SFT", made.taught, made.taught),
         *(arm(of, name, policy, made.taught) for name, policy in zip(names, made.tuned, strict=True)),
@@ -108,7 +103,7 @@ def reported(of: Study, made: Learned) -> Report:
     duels = []
     if of.impartial is not None:
         duels = [duel(x.samples, arms[0].samples, of.impartial, label=f"{x.samples.label}-vs-start") for x in arms[1:]]
-    curve = overoptimisation((Optimised("PPO", made.tuned),))
+    curve = overoptimisation((Optimised("PPO", made.tuned[-1:]),))
     return report("What contrast bought", arms, tuple(duels), baseline="start", also=(curve, rules, *read))
 
 
