@@ -26,7 +26,7 @@ $(VENV)/.test: $(VENV)/.run
 	@$(PIP) --no-build-isolation --editable '.[test]'
 	@touch $@
 
-tour: $(VENV)/.run ## align the embedded model and write report.html (offline, a few minutes on two cores)
+tour: $(VENV)/.run ## align the embedded model and write report.html (offline, some ten minutes)
 	@$(BIN)/trueline make tour
 
 test: $(VENV)/.test ## the whole suite
