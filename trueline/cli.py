@@ -358,8 +358,10 @@ def doctor(*, store: Path | None = None) -> int:
             there = there.parent
         free = shutil.disk_usage(there).free / 1e9
         table.add_row("store", f"{chosen.root} ({made} artefacts, {free:.1f} GB free)")
-    extras = {"critics": "vaderSentiment", "serve": "fastapi", "bench": "trl", "lm-eval": "lm_eval", "wandb": "wandb"}
-    extras["test"] = "pytest"
+    extras = {
+        "critics": "vaderSentiment", "serve": "fastapi", "ray": "ray", "bench": "trl", "lm-eval": "lm_eval",
+        "wandb": "wandb", "test": "pytest",
+    }  # fmt: skip
     here = {extra: importlib.util.find_spec(module) is not None for extra, module in extras.items()}
     table.add_row("extras", ", ".join(f"{extra} {'yes' if there else 'no'}" for extra, there in here.items()))
     Console(highlight=False).print(table)

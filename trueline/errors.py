@@ -21,6 +21,11 @@ class UserError(Exception):
         text += f"; {wanted.rstrip('.')}." if wanted else "."
         super().__init__(f"{text} {cure}".strip())
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """What it is made from: `UserError(**error.parts)` is the same in another process."""
+        return {"where": self.where, "got": self.got, "wanted": self.wanted, "cure": self.cure}
+
 
 def closest(word: str, known: list[str]) -> str:
     """The known word nearest to `word`, as a cure ('Did you mean "beta"?'), or the list of what is known."""

@@ -12,6 +12,7 @@ import pytest
 from trueline.errors import UserError
 from trueline.evaluate import scoreboard as boards
 from trueline.evaluate.benchmarks.glue import TASKS
+from trueline.evaluate.figures import read_figures
 from trueline.evaluate.measure import Measured, measure
 from trueline.evaluate.metrics import Summary
 from trueline.evaluate.protocol import Item, Scores
@@ -60,7 +61,7 @@ def test_a_suite_read_in_two_ways():
     """The seven at 7 and 9 of ten right: averages 70 and 90, the table with intervals and chance, gpt4all.tsv."""
     read = tuple(measure(None, Questions(name), reader) for name in GPT4ALL for reader in (First(7), First(9, "head")))
     made = make(scoreboard(read))
-    board = boards.msgspec.json.decode((made.path / "report.json").read_bytes(), type=boards.Scoreboard)
+    board = read_figures(made, boards.Scoreboard)
     assert board.averages["GPT4All"] == pytest.approx({"log": 70, "head": 90})
     assert board.benchmarks == tuple(GPT4ALL) and board.arms == ("log", "head")
     lines = [line.split() for line in (made.path / "table.txt").read_text().splitlines()]

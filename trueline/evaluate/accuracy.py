@@ -19,13 +19,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import msgspec
-
 from trueline.errors import UserError
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.statistics import Interval, mean_interval, per_prompt
 from trueline.fingerprint import added
 from trueline.pipeline import Work, stage
-from trueline.records import Group, Message, Record, content_hash, encode, read_jsonl
+from trueline.records import Group, Message, Record, content_hash, read_jsonl
 from trueline.store import Groups, Logprobs, Report
 
 
@@ -105,7 +104,7 @@ def accuracy(
             "Score both policies on this very view, and check lengths with `trueline check`.",
         )  # fmt: skip
     result = decide(judged, skipped)
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    write_figures(work, result)
     work.count("pairs", result.pairs)
     work.count("skipped", skipped)
 
@@ -156,4 +155,4 @@ def hit(preferred: float, other: float) -> float:
 
 def read(report: Report) -> Accuracy:
     """The result of a made `accuracy`."""
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Accuracy)
+    return read_figures(report, Accuracy)

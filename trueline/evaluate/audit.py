@@ -26,6 +26,7 @@ import msgspec
 
 from trueline.errors import UserError, closest
 from trueline.evaluate import plain
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.statistics import Interval, mean_interval, per_prompt
 from trueline.evaluate.table import within
 from trueline.feedback.protocol import Critic, held_open, metering, require_critic, unfit
@@ -117,7 +118,7 @@ def audit(work: Work, compared: Groups, by: Critic | Groups, assumed: str = "", 
     for one in result.rules:
         if one.agreement.high is not None and one.pairs > 1 and one.agreement.high < 0.5:
             log.warning("%s: the rule %s is wrong more often than right (%s)", judge, one.name, _share(one.agreement))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    write_figures(work, result)
     (work.dir / "table.txt").write_text(draw(result), encoding="utf-8")
     work.count("prompts", result.prompts)
     work.count("pairs", len(pairs))
@@ -332,4 +333,4 @@ def _reasons(set_aside: Mapping[str, int]) -> str:
 
 def read(report: Report) -> Audit:
     """The result of a made `audit`."""
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Audit)
+    return read_figures(report, Audit)

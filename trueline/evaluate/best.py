@@ -22,9 +22,10 @@ import msgspec
 import numpy as np
 
 from trueline.errors import UserError, closest
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.statistics import Floats, Interval, mean_interval
 from trueline.pipeline import Work, stage
-from trueline.records import Group, Record, encode, write_jsonl
+from trueline.records import Group, Record, write_jsonl
 from trueline.store import Groups, Report
 
 SHOWN = 100
@@ -227,7 +228,7 @@ def climb(work: Work, groups: Groups, by: tuple[str, ...], gold: str, ns: tuple[
         points = best_of_n_curve(read, name, gold, ns, "climb")
         readers.append(Reader(signer(read, name, "climb(by=...)") or name, tuple(points)))
     result = Climb(gold, len(read), min((len(g.completions) for g in read), default=0), tuple(readers))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    write_figures(work, result)
     (work.dir / "table.txt").write_text(table(result), encoding="utf-8")
     work.count("prompts", len(read))
 
@@ -235,7 +236,7 @@ def climb(work: Work, groups: Groups, by: tuple[str, ...], gold: str, ns: tuple[
 def read_climb(report: Report) -> Climb:
     """The result of a `climb`. Raises `UserError` for another kind of report."""
     try:
-        return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Climb)
+        return read_figures(report, Climb)
     except msgspec.ValidationError:
         raise UserError(report.name, "it is no curve of best-of-n", "what climb(groups, by, gold) made") from None
 

@@ -19,16 +19,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import msgspec
-
 from trueline.errors import UserError, closest
 from trueline.evaluate import plain
 from trueline.evaluate.arms import common_prompts, only, scorers
+from trueline.evaluate.figures import write_figures
 from trueline.evaluate.headline import places, plus
 from trueline.evaluate.results import scores
 from trueline.evaluate.statistics import Interval, mean_interval
 from trueline.pipeline import Work, stage
-from trueline.records import Record, encode
+from trueline.records import Record
 from trueline.store import Groups, Report
 
 
@@ -91,7 +90,7 @@ def contrasts(
         apart = gain.low is not None and gain.high is not None and not gain.low <= 0 <= gain.high
         found.append(Found(one.name, gain, apart, one.unfair))
     result = Contrasted(next(iter(critics.values())), len(prompts), tuple(found))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    write_figures(work, result)
     (work.dir / "table.txt").write_text(draw(result), encoding="utf-8")
     work.count("arms", len(arms))
 

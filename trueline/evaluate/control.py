@@ -21,19 +21,19 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from trueline.errors import UserError
 from trueline.evaluate import plain
 from trueline.evaluate.arms import common_prompts, scorers
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.headline import bounds, places, plus
 from trueline.evaluate.metrics import spearman_of
 from trueline.evaluate.results import scores
 from trueline.evaluate.statistics import Interval, difference, mean_interval
 from trueline.evaluate.table import within
 from trueline.pipeline import Work, stage
-from trueline.records import Group, Record, encode
+from trueline.records import Group, Record
 from trueline.store import Groups, Report
 
 Marks = Mapping[str, float | None]
@@ -144,7 +144,7 @@ def control(work: Work, methods: tuple[Controlled, ...], by: str = "", max_unmat
     if not methods or len(set(names)) < len(names):
         raise UserError("control(methods=...)", f"got {names}", "methods, each with a name of its own")
     found = Control(tuple(_measured(method, by, max_unmatched) for method in methods))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(found), indent=1))
+    write_figures(work, found)
     (work.dir / "table.txt").write_text(draw(found), encoding="utf-8")
     work.count("arms", sum(len(method.classes) for method in found.methods))
     work.count("prompts", max(method.prompts for method in found.methods))
@@ -183,7 +183,7 @@ def read_control(report: Report) -> Control:
     """The result of a made `control`."""
     if report.stage != "control":
         raise UserError(report.name, "it is no measure of control", "what control(methods) made")
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Control)
+    return read_figures(report, Control)
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ from typing import Any
 import msgspec
 
 from trueline.errors import UserError
+from trueline.evaluate.figures import write_figures
 from trueline.evaluate.length import LengthControlled, Verdicts, length_controlled
 from trueline.evaluate.statistics import WinRate, win_rate
 from trueline.feedback.protocol import Critic, held_open, metering, one_sided, require_critic
 from trueline.pipeline import Work, stage
-from trueline.records import Group, Record, encode, read_jsonl
+from trueline.records import Group, Record, read_jsonl
 from trueline.store import Groups, Report, shards
 
 log = logging.getLogger("trueline")
@@ -82,7 +83,7 @@ def duel(work: Work, left: Groups, right: Groups, critic: Critic, allow_unmatche
         shards(work, pairs, process, out=PAIRS)
     judged = list(read_jsonl(work.dir / PAIRS, Group))
     result = decide(judged, critic.name, (left.name, left.fingerprint), (right.name, right.fingerprint), len(unmatched))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    write_figures(work, result)
     for name in ("pairs", "ties", "flips", "abstained"):
         work.count(name, getattr(result.raw, name))
     if warning := one_sided(critic.name, result.raw.flips, result.raw.both_orders):

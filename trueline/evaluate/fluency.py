@@ -24,16 +24,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from trueline.errors import UserError
 from trueline.evaluate import plain
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.metrics import over_table
 from trueline.evaluate.statistics import Floats, Interval
 from trueline.evaluate.table import within
 from trueline.pipeline import Work, shards, stage
-from trueline.records import Group, Record, encode, read_jsonl
+from trueline.records import Group, Record, read_jsonl
 from trueline.store import Groups, Policy, Report
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def fluency(work: Work, samples: Groups, reference: Policy, chat: str = "auto", 
         )  # fmt: skip
     if not found.answers:
         raise UserError(work.artifact.name, f"none of {total} answers has a token to read", "answers with text")
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(found), indent=1))
+    write_figures(work, found)
     (work.dir / "table.txt").write_text(draw(found), encoding="utf-8")
 
 
@@ -205,7 +205,7 @@ def read_fluency(report: Report, prompts: Iterable[str] | None = None) -> Fluenc
     """The result of a made `fluency`, of these prompts only where they are named."""
     if report.stage != "fluency":
         raise UserError(report.name, "it is no measure of fluency", "what fluency(samples, reference) made")
-    found = msgspec.json.decode((report.path / "report.json").read_bytes(), type=Fluency)
+    found = read_figures(report, Fluency)
     if prompts is None:
         return found
     wanted = set(prompts)

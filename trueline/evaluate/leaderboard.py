@@ -23,13 +23,14 @@ from trueline.errors import UserError
 from trueline.evaluate import alpaca_length, plain
 from trueline.evaluate.alpaca_length import AsPublished, Inputs, as_published, extreme
 from trueline.evaluate.duel import PAIRS, Duel, swapped
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.headline import listed
 from trueline.evaluate.length import LengthControlled, Slope, Verdicts, together
 from trueline.evaluate.paired import Paired, Pairing, hundredths, number, paired_table
 from trueline.evaluate.statistics import WinRate, win_rate
 from trueline.files import rows as read_rows
 from trueline.pipeline import Work, stage
-from trueline.records import Group, Record, encode, read_jsonl
+from trueline.records import Group, Record, read_jsonl
 from trueline.store import File, Groups, Report
 
 CSV_COLUMNS = (
@@ -105,7 +106,7 @@ def leaderboard(
     ranked = {entry.name: fights[entry.name] for entry in entries}
     texts = {group.prompt.id: group.completions[1].text for of in pairs.values() for group in of}
     board = Board(name, mean_length(texts.values()), tuple(entries), Pairing(ranked, prior).all(), prior)
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(board), indent=1))
+    write_figures(work, board)
     (work.dir / "table.txt").write_text(draw(board), encoding="utf-8")
     write_csv(work.dir / "leaderboard.csv", board)
     work.count("systems", len(entries))
@@ -124,7 +125,7 @@ def gather(
         _merge(pairs, found, groups.name)
         bases.add(base)
     for report in duels:
-        fought = msgspec.json.decode((report.path / "report.json").read_bytes(), type=Duel)
+        fought = read_figures(report, Duel)
         _merge(pairs, {fought.left.name: list(read_jsonl(report.path / PAIRS, Group))}, report.name)
         bases.add(fought.right.name)
     if not pairs:
@@ -334,4 +335,4 @@ def neighbours(board: Board) -> str:
 
 def board_of(report: Report) -> Board:
     """The result of a made `leaderboard`."""
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Board)
+    return read_figures(report, Board)

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import msgspec
 from markupsafe import Markup
 
 from trueline.errors import UserError
@@ -25,12 +24,13 @@ from trueline.evaluate import charts, plain
 from trueline.evaluate.arms import common_prompts, only, scorers
 from trueline.evaluate.charts import Line
 from trueline.evaluate.duel import Duel
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.headline import bounds, listed, places, plus
 from trueline.evaluate.results import scores
 from trueline.evaluate.sheet import Fact, Part, render
 from trueline.evaluate.statistics import Interval, difference, mean_interval
 from trueline.pipeline import Work, stage
-from trueline.records import Record, encode
+from trueline.records import Record
 from trueline.store import Groups, Report
 
 
@@ -118,7 +118,7 @@ def matrix(work: Work, taught: tuple[Taught, ...], labelled: tuple[Labelled, ...
     rows = tuple(_row(marks, t.teacher) for t in taught)
     cells = tuple(_cell(marks, cell) for cell in labelled)
     result = Matrix(next(iter(critics.values())), len(prompts), rows, cells)
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    write_figures(work, result)
     (work.dir / "table.txt").write_text("\n".join((draw(result), draw_judges(result))), encoding="utf-8")
     (work.dir / "report.html").write_text(page(result), encoding="utf-8")
     work.count("arms", len(given))
@@ -134,7 +134,7 @@ def _cell(marks: Mapping[str, Mapping[str, float | None]], cell: Labelled) -> Ce
     after = marks[f"{cell.teacher}, labelled by {cell.critic}"]
     seen = []
     for judge, report in cell.duels:
-        found = msgspec.json.decode((report.path / "report.json").read_bytes(), type=Duel)
+        found = read_figures(report, Duel)
         seen.append(Seen(judge, found.raw.rate, found.length.adjusted, found.raw.flip_rate))
     over = difference(after, full) if full else None
     return Cell(cell.teacher, cell.critic, difference(after, start), over, tuple(seen), cell.unfair)
@@ -301,4 +301,4 @@ def parts(result: Matrix) -> list[Part]:
 
 def read_matrix(report: Report) -> Matrix:
     """The result of a made `matrix`."""
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Matrix)
+    return read_figures(report, Matrix)

@@ -16,13 +16,12 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from trueline.errors import UserError
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.metrics import Metric, Outcome, Summary, outcomes, summarize
 from trueline.evaluate.protocol import Benchmark, Item, Reader
 from trueline.pipeline import Work, stage
-from trueline.records import Record, encode, read_jsonl
+from trueline.records import Record, read_jsonl
 from trueline.store import Policy, Report, shards
 
 if TYPE_CHECKING:
@@ -93,13 +92,13 @@ def measure(
     summary = summarize(read_jsonl(work.dir / ITEMS, Outcome), benchmark.metrics)
     name, fingerprint = (policy.name, policy.fingerprint) if policy is not None else ("", "")
     measured = Measured(benchmark.name, reader.name, name, fingerprint, summary, dropped)
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(measured), indent=1))
+    write_figures(work, measured)
     (work.dir / "table.txt").write_text(draw(measured), encoding="utf-8")
 
 
 def read(report: Report) -> Measured:
     """The result of a made `measure`."""
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Measured)
+    return read_figures(report, Measured)
 
 
 def items_of(report: Report) -> list[Outcome]:

@@ -30,11 +30,12 @@ import numpy as np
 from trueline.errors import UserError
 from trueline.evaluate import plain
 from trueline.evaluate.charts import number
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.headline import bounds, places, plus
 from trueline.evaluate.statistics import LEVEL, SEED, Floats, Interval, Z
 from trueline.evaluate.table import share, within
 from trueline.pipeline import Work, stage
-from trueline.records import Record, encode, numbered_lines
+from trueline.records import Record, numbered_lines
 from trueline.store import Policy, Report
 
 CELLS, DRAWS = 1_000_000, 4_000
@@ -135,7 +136,7 @@ def overoptimisation(work: Work, runs: tuple[Optimised, ...], stretch: int = 0) 
     if stretch < 0:
         raise UserError("overoptimisation(stretch=...)", f"got {stretch}", "a number of iterations, or 0")
     found = Overoptimisation(tuple(trace(run, stretch) for run in runs))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(found), indent=1))
+    write_figures(work, found)
     (work.dir / "table.txt").write_text(draw(found), encoding="utf-8")
     work.count("runs", len(runs))
     work.count("iterations", sum(len(run.logged) for run in found.runs))
@@ -145,7 +146,7 @@ def read_overoptimisation(report: Report) -> Overoptimisation:
     """The result of a made `overoptimisation`."""
     if report.stage != "overoptimisation":
         raise UserError(report.name, "it is no curve of over-optimisation", "what overoptimisation(runs) made")
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Overoptimisation)
+    return read_figures(report, Overoptimisation)
 
 
 # --- what was logged -------------------------------------------------------------------------------------------------

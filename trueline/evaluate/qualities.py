@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
-
 from trueline.errors import UserError
 from trueline.evaluate import fluency as fluent
 from trueline.evaluate import plain
@@ -23,6 +21,7 @@ from trueline.evaluate.arms import Arms, common_prompts, only, scorers
 from trueline.evaluate.best import signer
 from trueline.evaluate.charts import number
 from trueline.evaluate.distinct import Distinct, Split, distinct
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.fluency import Fluency, read_fluency
 from trueline.evaluate.headline import listed
 from trueline.evaluate.labels import Distribution
@@ -32,7 +31,7 @@ from trueline.evaluate.table import share, within
 from trueline.evaluate.toxicity import Reading, Toxicity
 from trueline.evaluate.toxicity import toxicity as measured_toxicity
 from trueline.pipeline import Work, stage
-from trueline.records import Record, encode
+from trueline.records import Record
 from trueline.store import Groups, Report
 
 MOST_COLUMNS = 4  # more arms than this stand below each other
@@ -139,7 +138,7 @@ def qualities(
             )
         )
     found = Qualities(next(iter(scored.values())), len(prompts), unmatched, tuple(rows))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(found), indent=1))
+    write_figures(work, found)
     (work.dir / "table.txt").write_text(draw(found), encoding="utf-8")
     work.count("arms", len(rows))
     work.count("prompts", len(prompts))
@@ -149,7 +148,7 @@ def read_qualities(report: Report) -> Qualities:
     """The result of a made `qualities`."""
     if report.stage != "qualities":
         raise UserError(report.name, "it is no table of qualities", "what qualities(arms) made")
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Qualities)
+    return read_figures(report, Qualities)
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------

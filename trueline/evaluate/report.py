@@ -18,6 +18,7 @@ import msgspec
 from trueline.errors import UserError, closest
 from trueline.evaluate import accuracy, lineage, results
 from trueline.evaluate.duel import PAIRS, Duel, decide, swapped
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.headline import headline, listed, winner
 from trueline.evaluate.length import LengthControlled, Verdicts, together
 from trueline.evaluate.paired import Paired, Pairing, paired_table
@@ -25,7 +26,7 @@ from trueline.evaluate.results import ArmResult, Result
 from trueline.evaluate.statistics import Interval, difference, mean_interval, per_prompt
 from trueline.fingerprint import added
 from trueline.pipeline import Work, stage, upstream
-from trueline.records import Group, Preference, encode, read_jsonl
+from trueline.records import Group, Preference, read_jsonl
 from trueline.store import Artifact, Groups, Logprobs, Policy, Report
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def report(
     )
     result = msgspec.structs.replace(result, close=close)
     result = msgspec.structs.replace(result, headline=headline(result))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    write_figures(work, result)
     if pairs:
         text = paired_table(pairs, of=best.name if best else "")
         below = [Section("Arm against arm", next(iter(fought.values())).artifact.name, text), *below]
@@ -177,7 +178,7 @@ def match(arms: Sequence[Arm], duels: Sequence[Report], baseline: str) -> Iterat
     """(arm name, duel from its side) of every duel against the baseline."""
     for artifact in duels:
         left = side(arms, artifact, "left").name
-        result = msgspec.json.decode((artifact.path / "report.json").read_bytes(), type=Duel)
+        result = read_figures(artifact, Duel)
         pairs = list(read_jsonl(artifact.path / PAIRS, Group))
         if left == baseline:
             left = side(arms, artifact, "right").name

@@ -22,8 +22,9 @@ import msgspec
 
 from trueline.errors import UserError
 from trueline.evaluate.duel import PAIRS, Duel
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.pipeline import Work, stage
-from trueline.records import Group, Record, encode, read_jsonl
+from trueline.records import Group, Record, read_jsonl
 from trueline.store import Report
 
 Failures = Literal["apart", "tie"]
@@ -76,7 +77,7 @@ def reviews(work: Work, fought: Report, parser: Any, failures: Failures = "apart
         raise UserError("reviews(parser)", f"got {parser!r}", "a parser of scores, such as TwoScores()")
     if failures not in get_args(Failures):
         raise UserError("reviews(failures=...)", f"got {failures!r}", " or ".join(get_args(Failures)))
-    told = msgspec.json.decode((fought.path / "report.json").read_bytes(), type=Duel)
+    told = read_figures(fought, Duel)
     pairs = list(read_jsonl(fought.path / PAIRS, Group))
     by: dict[str, list[Group]] = defaultdict(list)
     for pair in pairs:
@@ -85,7 +86,7 @@ def reviews(work: Work, fought: Report, parser: Any, failures: Failures = "apart
     if len(by) > 1:
         counts += [counted(name, of, parser, failures) for name, of in by.items()]
     found = Reviews(told.left.name, told.right.name, failures, tuple(counts))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(found), indent=1))
+    write_figures(work, found)
     (work.dir / "table.txt").write_text(table(found), encoding="utf-8")
     for name in ("wins", "ties", "losses", "failed"):
         work.count(name, getattr(counts[0].reviews, name))
@@ -93,7 +94,7 @@ def reviews(work: Work, fought: Report, parser: Any, failures: Failures = "apart
 
 def read_reviews(report: Report) -> Reviews:
     """The result of a made `reviews`."""
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Reviews)
+    return read_figures(report, Reviews)
 
 
 def counted(name: str, pairs: Sequence[Group], parser: ScoreReader, failures: Failures = "apart") -> Reviewed:

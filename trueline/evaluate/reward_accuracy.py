@@ -24,18 +24,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from trueline.errors import UserError, closest
 from trueline.evaluate import plain
 from trueline.evaluate.accuracy import hit
 from trueline.evaluate.calibration import Calibration, calibration
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.headline import places, plus
 from trueline.evaluate.statistics import Interval, difference, mean_interval, per_prompt, wilson
 from trueline.evaluate.table import within
 from trueline.fingerprint import added
 from trueline.pipeline import Work, stage
-from trueline.records import Group, Record, encode
+from trueline.records import Group, Record
 from trueline.store import Groups, Report
 
 log = logging.getLogger("trueline")
@@ -114,7 +113,7 @@ def reward_accuracy(
     if result.warning:
         log.warning("%s", result.warning)
         work.note("warning", result.warning)
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    write_figures(work, result)
     (work.dir / "table.txt").write_text(draw(result), encoding="utf-8")
     work.count("pairs", len(pairs))
     work.count("skipped", skipped)
@@ -272,4 +271,4 @@ def draw_calibration(found: Calibration) -> str:
 
 def read(report: Report) -> RewardAccuracy:
     """The result of a made `reward_accuracy`."""
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=RewardAccuracy)
+    return read_figures(report, RewardAccuracy)

@@ -18,14 +18,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from trueline.errors import UserError
 from trueline.evaluate import lineage, plain
 from trueline.evaluate.arms import common_prompts, only, scorers
 from trueline.evaluate.best import signer
 from trueline.evaluate.charts import number
 from trueline.evaluate.distinct import Distinct, Split, distinct
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.fluency import Fluency, read_fluency
 from trueline.evaluate.headline import bounds, places, plus
 from trueline.evaluate.qualities import check_fluency
@@ -35,7 +34,7 @@ from trueline.evaluate.table import share, within
 from trueline.evaluate.toxicity import Reading, Toxicity
 from trueline.evaluate.toxicity import toxicity as measured_toxicity
 from trueline.pipeline import Work, stage
-from trueline.records import Record, encode
+from trueline.records import Record
 from trueline.store import Groups, Logprobs, Report
 
 
@@ -140,7 +139,7 @@ def rounds(
             )
         courses.append(course(method.name, critics[f"{method.name}, round 0"], made, marks))
     found = RoundByRound(len(prompts), unmatched, tuple(courses))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(found), indent=1))
+    write_figures(work, found)
     (work.dir / "table.txt").write_text(draw(found), encoding="utf-8")
     work.count("arms", len(every))
     work.count("prompts", len(prompts))
@@ -160,7 +159,7 @@ def read_rounds(report: Report) -> RoundByRound:
     """The result of a made `rounds`."""
     if report.stage != "rounds":
         raise UserError(report.name, "it is no course of rounds", "what rounds(methods) made")
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=RoundByRound)
+    return read_figures(report, RoundByRound)
 
 
 def distinct_2(one: Round) -> Interval:

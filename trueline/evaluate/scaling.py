@@ -16,13 +16,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from trueline.errors import UserError, closest
 from trueline.evaluate import charts, plain
 from trueline.evaluate.arms import common_prompts, only, scorers
 from trueline.evaluate.charts import Line, number
 from trueline.evaluate.contrasts import Contrast, gains
+from trueline.evaluate.figures import read_figures, write_figures
 from trueline.evaluate.headline import bounds, plus
 from trueline.evaluate.matrix import signed
 from trueline.evaluate.results import scores
@@ -30,7 +29,7 @@ from trueline.evaluate.sheet import Fact, Part, render
 from trueline.evaluate.statistics import Interval, mean_interval
 from trueline.evaluate.table import within
 from trueline.pipeline import Work, stage
-from trueline.records import Record, encode
+from trueline.records import Record
 from trueline.store import Groups, Report
 
 Marks = Mapping[str, Mapping[str, float | None]]
@@ -96,7 +95,7 @@ def scaling(
     panels = tuple((title, tuple(one.name for one in some)) for title, some in contrasted)
     panels += beside or (("All arms", tuple(names)),)
     result = Scaled(next(iter(critics.values())), len(prompts), points, change, unfair, panels)
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(result), indent=1))
+    write_figures(work, result)
     (work.dir / "table.txt").write_text("\n".join((draw(result, what), draw_gains(result, what))), encoding="utf-8")
     (work.dir / "report.html").write_text(page(result, what), encoding="utf-8")
     work.count("arms", len(every))
@@ -217,4 +216,4 @@ def _line(name: str, colour: int, places: Sequence[float], of: Sequence[Mapping[
 
 def read_scaling(report: Report) -> Scaled:
     """The result of a made `scaling`."""
-    return msgspec.json.decode((report.path / "report.json").read_bytes(), type=Scaled)
+    return read_figures(report, Scaled)

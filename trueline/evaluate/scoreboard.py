@@ -17,15 +17,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import msgspec
-
 from trueline.errors import UserError
 from trueline.evaluate import tables
 from trueline.evaluate.benchmarks.glue import TASKS, Name
+from trueline.evaluate.figures import write_figures
 from trueline.evaluate.measure import Measured, items_of, percent, read
 from trueline.evaluate.metrics import Metric
 from trueline.pipeline import Work, stage
-from trueline.records import Record, encode
+from trueline.records import Record
 from trueline.store import Report
 
 # What the published files call a reading.
@@ -68,7 +67,7 @@ def scoreboard(work: Work, measured: tuple[Report, ...]) -> None:
                 "Two splits, or two settings of one benchmark, stand in two scoreboards.",
             )  # fmt: skip
     board = Scoreboard(tuple(found.values()), averages(list(found.values())))
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(board), indent=1))
+    write_figures(work, board)
     (work.dir / "table.txt").write_text(draw(board), encoding="utf-8")
     for policy in dict.fromkeys(one.policy for one in found.values()):
         mine = {report: one for report, one in found.items() if one.policy == policy}

@@ -41,7 +41,7 @@ PROCESS = 600 << 20  # a Python process with torch and transformers, before it h
 TRUSTED = 1.25  # how far an estimate may be off
 TRAINS = ("train", "online")
 READS = ("judge", "score", "measure", "fluency", "duel", "audit")
-WRITES = ("draw", "teach", "pooled", "invent")
+WRITES = ("draw", "teach", "invent", "candidates", "follow_up")
 
 
 @dataclass(frozen=True)
@@ -347,21 +347,27 @@ def parsed(text: str) -> int | None:
 def shortage(wanted: Demand, machine: Machine) -> str:
     """What a stage lacks, in words; "" where it fits, or nobody knows what the device has."""
     have = available(machine)
-    if have is None:
-        return ""
-    shared = 1 if on_gpu(machine) else machine.processes
-    needs = (wanted.total + (0 if on_gpu(machine) else PROCESS)) * shared
-    if needs <= have:
+    needs = _needs(wanted, machine)
+    if have is None or needs <= have:
         return ""
     sure = "does not fit" if needs > TRUSTED * have else "may not fit"
-    of = f" for {shared} processes" if shared > 1 else ""
+    of = f" for {machine.processes} processes" if _sharing(machine) > 1 else ""
     return f"{sure} into {in_bytes(have)}: needs about {in_bytes(needs)}{of}"
+
+
+def _sharing(machine: Machine) -> int:
+    """Processes that share a device's memory: on a CPU all of them."""
+    return 1 if on_gpu(machine) else machine.processes
+
+
+def _needs(wanted: Demand, machine: Machine) -> int:
+    return (wanted.total + (0 if on_gpu(machine) else PROCESS)) * _sharing(machine)
 
 
 def check(name: str, wanted: Demand, machine: Machine) -> None:
     """Raise `UserError` for a stage that does not fit even where the estimate is off by as much as it may be."""
-    lacks = shortage(wanted, machine)
-    if not lacks.startswith("does not"):
+    have = available(machine)
+    if have is None or _needs(wanted, machine) <= TRUSTED * have:
         return
     cures = []
     if wanted.activations > wanted.parameters and wanted.tokens > 512:
@@ -374,4 +380,4 @@ def check(name: str, wanted: Demand, machine: Machine) -> None:
         cures.append("train LoRA adapters")
     cures.append("take a larger machine, or go on all the same with --machine.memory any")
     cure = ", ".join(cures)
-    raise UserError(f"making {name}", f"it {lacks}", str(wanted), cure[0].upper() + cure[1:] + ".")
+    raise UserError(f"making {name}", f"it {shortage(wanted, machine)}", str(wanted), cure[0].upper() + cure[1:] + ".")

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import os
 import queue
-import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from trueline import store as stores
 from trueline.errors import UserError
 from trueline.machine import Machine, Ray
 from trueline.pipeline.stages import call
-from trueline.pipeline.worker import decode, encode
+from trueline.pipeline.worker import decode, encode, importable
 from trueline.progress import ToFile
 from trueline.store import Artifact
 from trueline.work import Made, Make, Span, Work
@@ -87,9 +86,8 @@ def _finished(
     from ray.exceptions import RayActorError
     from ray.util import ActorPool
 
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # what the recipe could import, a worker can
     names = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HOME")
-    variables = {"PYTHONPATH": path, **{name: os.environ[name] for name in names if name in os.environ}}
+    variables = {"PYTHONPATH": importable(), **{name: os.environ[name] for name in names if name in os.environ}}
     kind = ray.remote(Maker).options(
         num_cpus=asked.cpus, num_gpus=asked.gpus, max_restarts=len(spans), max_task_retries=1,
         runtime_env={"env_vars": variables},
@@ -124,7 +122,7 @@ class Maker:
         self.asked.put(span)
         made, error = self.made.get()
         if isinstance(error, UserError):
-            return span[0], None, {name: getattr(error, name) for name in ("where", "got", "wanted", "cure")}
+            return span[0], None, error.parts
         if error is not None:
             raise error
         return span[0], made, None

@@ -237,8 +237,12 @@ def _command(spec: Path, processes: int) -> list[str]:
 def _environment(machine: Machine) -> dict[str, str]:
     threads = machine.threads or max(1, (os.cpu_count() or 1) // machine.processes)
     chosen = {"OMP_NUM_THREADS": str(threads)} if machine.threads or "OMP_NUM_THREADS" not in os.environ else {}
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # what the recipe could import, a worker can
-    return {**os.environ, **chosen, "PYTHONPATH": path}
+    return {**os.environ, **chosen, "PYTHONPATH": importable()}
+
+
+def importable() -> str:
+    """A PYTHONPATH by which a worker can import what the recipe could."""
+    return os.pathsep.join(entry or os.getcwd() for entry in sys.path)
 
 
 def _wait(process: subprocess.Popen[bytes], follower: Follower) -> int:
@@ -282,12 +286,11 @@ def main(spec_path: str) -> int:
                 if work.main:
                     write_atomic(scratch / "result.json", msgspec.json.encode(work.state()))
         except UserError as error:
-            said = {name: getattr(error, name) for name in ("where", "got", "wanted", "cure")}
             with (
                 contextlib.suppress(FileExistsError),
                 open(scratch / "error.json", "x") as file,
             ):  # the first one counts
-                json.dump(said, file)
+                json.dump(error.parts, file)
             return 2
         finally:
             _leave_group()

@@ -15,13 +15,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 
+from trueline.evaluate.figures import write_figures
 from trueline.pipeline import Work, stage
 from trueline.recipes import _bandit as shown
 from trueline.recipes._bandit import Equal, Masses, Study, Swept, Trial
-from trueline.records import encode
 from trueline.store import Report
 from trueline.world import bandit as maths
 from trueline.world.bandit import Bandit, Floats
@@ -113,7 +112,7 @@ def bandit_study(work: Work, bandit: Bandit, sweep: Sweep, draws: int) -> None:
     runs = 2 + draws + len(sweep.centres)
     with work.progress(runs, "runs") as meter:
         found = study(bandit, sweep, draws, meter.advance)
-    (work.dir / "report.json").write_bytes(msgspec.json.format(encode(found), indent=1))
+    write_figures(work, found)
     (work.dir / "table.txt").write_text(shown.table(found), encoding="utf-8")
     (work.dir / "report.html").write_text(shown.page(found), encoding="utf-8")
     work.count("draws", draws)
